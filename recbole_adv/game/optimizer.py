@@ -1,0 +1,119 @@
+"""A player's optimizer, built from RecBole's keys."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from recbole_adv.errors import ConfigError, suggest
+
+LEARNERS: dict[str, type[optim.Optimizer]] = {
+    "adam": optim.Adam,
+    "adamw": optim.AdamW,
+    "sgd": optim.SGD,
+    "adagrad": optim.Adagrad,
+    "rmsprop": optim.RMSprop,
+    "sparse_adam": optim.SparseAdam,
+}
+"""RecBole's learners by name."""
+
+PLAYER_KEYS = ("learner", "learning_rate", "weight_decay", "clip_grad_norm")
+"""What every player may set as ``<player>_<key>``; the min player's keys have no prefix."""
+
+_GIVEN_ELSEWHERE = ("self", "params", "lr", "weight_decay")
+
+
+def setting(config: Mapping[str, Any], player: str, key: str) -> Any:
+    """``<player>_<key>``, or the plain key where that is None; the min player has only plain ones."""
+    value = None if player == "min" else config.get(f"{player}_{key}")
+    return config.get(key) if value is None else value
+
+
+def learner_arguments(config: Mapping[str, Any], player: str) -> dict[str, Any]:
+    """The optimizer's own arguments: ``learner_<argument>`` and ``<player>_learner_<argument>``.
+
+    A plain key is passed on to another player's optimizer only if that optimizer has the argument.
+    """
+    accepted = inspect.signature(LEARNERS[setting(config, player, "learner").lower()]).parameters
+    found = {}
+    for prefix in ("learner_",) if player == "min" else ("learner_", f"{player}_learner_"):
+        for key, value in config.items():
+            name = key.removeprefix(prefix)
+            if name == key or value is None:
+                continue
+            if name in accepted and name not in _GIVEN_ELSEWHERE:
+                found[name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def check_learner(config: Mapping[str, Any], player: str) -> None:
+    """Raise :class:`ConfigError` unless the player's optimizer can be built from its keys."""
+    prefix = "" if player == "min" else f"{player}_"
+    name = setting(config, player, "learner")
+    if not isinstance(name, str) or name.lower() not in LEARNERS:
+        raise ConfigError(
+            f"{prefix}learner must be one of {', '.join(LEARNERS)}, got {name!r}"
+            f"{suggest(str(name), LEARNERS)}"
+        )
+    accepted = inspect.signature(LEARNERS[name.lower()]).parameters
+    for key, value in config.items():
+        argument = key.removeprefix(f"{prefix}learner_")
+        if argument != key and value is not None and argument not in accepted:
+            raise ConfigError(
+                f"{key} does not fit {prefix}learner {name!r}, which has no argument "
+                f"{argument!r}{suggest(argument, set(accepted) - set(_GIVEN_ELSEWHERE))}"
+            )
+    # A trial with one weight: torch checks the values of the arguments.
+    optimizer_for(config, player, [nn.Parameter(torch.zeros(1))])
+    clip = setting(config, player, "clip_grad_norm")
+    allowed = set(inspect.signature(nn.utils.clip_grad_norm_).parameters) - {"parameters"}
+    if clip and (not isinstance(clip, dict) or not set(clip) <= allowed or "max_norm" not in clip):
+        raise ConfigError(
+            f"{prefix}clip_grad_norm must be a dict like {{max_norm: 5}} with keys among "
+            f"{', '.join(sorted(allowed))}, got {clip!r}"
+        )
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter],
+    learner: str,
+    learning_rate: float,
+    weight_decay: float,
+    **arguments: Any,
+) -> optim.Optimizer:
+    """The optimizer called ``learner``; the same one as RecBole's where no argument is added.
+
+    Raises :class:`ConfigError` for an unknown name, where RecBole goes on with Adam, and for weight
+    decay with sparse_adam, which RecBole drops.
+    """
+    learner = learner.lower()
+    if learner not in LEARNERS:
+        raise ConfigError(
+            f"learner must be one of {', '.join(LEARNERS)}, got {learner!r}"
+            f"{suggest(learner, LEARNERS)}"
+        )
+    if learner != "sparse_adam":
+        arguments["weight_decay"] = weight_decay
+    elif weight_decay:
+        raise ConfigError(f"sparse_adam has no weight decay; set weight_decay to 0, not {weight_decay}")
+    try:
+        return LEARNERS[learner](parameters, lr=learning_rate, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the optimizer {learner} cannot be built: {error}") from error
+
+
+def optimizer_for(
+    config: Mapping[str, Any], player: str, parameters: Iterable[nn.Parameter]
+) -> optim.Optimizer:
+    """The optimizer of ``player`` over ``parameters``, as its keys in ``config`` say."""
+    return build_optimizer(
+        parameters,
+        setting(config, player, "learner"),
+        setting(config, player, "learning_rate"),
+        setting(config, player, "weight_decay"),
+        **learner_arguments(config, player),
+    )

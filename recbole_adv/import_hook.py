@@ -1,0 +1,98 @@
+"""Run code right around the import of somebody else's module, whenever that import happens."""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
+from typing import Any, NamedTuple
+
+_MARK = "_recbole_adv_shim"
+
+
+class Hook(NamedTuple):
+    """What to do with one module: the context it is executed in, and the patch that runs after it."""
+
+    around: Callable[[], AbstractContextManager]
+    after: Callable[[ModuleType], None]
+
+
+def install(hooks: Mapping[str, Hook]) -> None:
+    """Hook the modules named in ``hooks``; those imported already are patched now. Does nothing when called again.
+
+    A patch must itself be harmless when run twice on one module (``replace`` is).
+    """
+    if not any(
+        isinstance(finder, _HookFinder) and finder.hooks is hooks for finder in sys.meta_path
+    ):
+        sys.meta_path.insert(0, _HookFinder(hooks))
+    for name, hook in hooks.items():
+        if name in sys.modules:
+            hook.after(sys.modules[name])
+
+
+def replace(owner: Any, name: str, make: Callable) -> None:
+    """Set ``owner.name`` to ``make(stock)``; once, and with the stock function's name and docstring."""
+    stock = getattr(owner, name)
+    if not hasattr(stock, _MARK):
+        shim = functools.wraps(stock)(make(stock))
+        setattr(shim, _MARK, True)
+        setattr(owner, name, shim)
+
+
+@contextmanager
+def stand_ins(stubs: Mapping[str, ModuleType]) -> Iterator[None]:
+    """Put ``stubs`` into ``sys.modules``, and what was there back afterwards."""
+    before = {name: sys.modules.get(name) for name in stubs}
+    sys.modules.update(stubs)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
+
+
+class _HookFinder(importlib.abc.MetaPathFinder):
+    """Finds the hooked modules as the other finders do, and wraps their execution."""
+
+    def __init__(self, hooks: Mapping[str, Hook]) -> None:
+        self.hooks = hooks
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname not in self.hooks:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _HookLoader(spec.loader, self.hooks[fullname])
+        return spec
+
+
+class _HookLoader(importlib.abc.Loader):
+    """Stands in for a loader while its module is executed, then gives the module its own loader back."""
+
+    def __init__(self, loader: Any, hook: Hook) -> None:
+        self.loader = loader
+        self.hook = hook
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(
+            self.loader, name
+        )  # get_source, is_package ...: whoever looks without importing
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
+        with self.hook.around():
+            self.loader.exec_module(module)
+        self.hook.after(module)

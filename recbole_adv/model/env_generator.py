@@ -1,0 +1,98 @@
+"""Networks that say to which environment a training row belongs."""
+
+from __future__ import annotations
+
+import torch
+from recbole.model.layers import MLPLayers
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_CHUNK = 65536
+
+
+class TableGenerator(nn.Module):
+    """A free logit for each training row and environment, N(0, 1) at the start (EIIL).
+
+    It learns a row only when it is visited, and nothing of rows it has not seen.
+    """
+
+    def __init__(self, config, dataset, backbone):
+        super().__init__()
+        self.logit = nn.Embedding(len(dataset.inter_feat), config["n_environments"])
+        nn.init.normal_(self.logit.weight)
+
+    def forward(self, user: Tensor, item: Tensor, index: Tensor) -> Tensor:
+        """user, item, index: [B].   Returns logits [B, E]."""
+        return self.logit(index)
+
+    def of_all_rows(self) -> Tensor:
+        """Logits of every training row [N, E]."""
+        return self.logit.weight
+
+
+class MLPGenerator(nn.Module):
+    """Logits from what is known of a row: the backbone's embeddings of user and item (as they are
+    at the moment, without gradient), the logarithms of their training counts, and the time.
+
+    Each block of features is standardised, so that the start of training, when embeddings are
+    tiny, looks like its end. A backbone whose tables are not one row for each user or item (DeepFM)
+    gives no embeddings; counts and time remain.
+    """
+
+    def __init__(self, config, dataset, backbone):
+        super().__init__()
+        user, item = dataset.inter_feat[dataset.uid_field], dataset.inter_feat[dataset.iid_field]
+        self.register_buffer("row_user", user.clone(), persistent=False)
+        self.register_buffer("row_item", item.clone(), persistent=False)
+        self.register_buffer("user_count", _log_count(user, dataset.user_num), persistent=False)
+        self.register_buffer("item_count", _log_count(item, dataset.item_num), persistent=False)
+        time = dataset.time_field
+        row_time = dataset.inter_feat[time].float() if time in dataset.inter_feat else None
+        self.register_buffer(
+            "row_time", None if row_time is None else _standard(row_time), persistent=False
+        )
+        # In a tuple, so that the tables do not become submodules, hence the max player's.
+        self._tables = (
+            tuple(_tables(backbone, dataset.user_num, "user")),
+            tuple(_tables(backbone, dataset.item_num, "item")),
+        )
+        size = 2 + (row_time is not None)
+        size += sum(table.embedding_dim for tables in self._tables for table in tables)
+        layers = [size, *config["generator_hidden_size"], config["n_environments"]]
+        self.mlp = MLPLayers(layers, activation="relu", last_activation=False)
+        self.mlp.logger = None
+
+    def forward(self, user: Tensor, item: Tensor, index: Tensor) -> Tensor:
+        """user, item, index: [B].   Returns logits [B, E]."""
+        features = [self.user_count[user].unsqueeze(-1), self.item_count[item].unsqueeze(-1)]
+        if self.row_time is not None:
+            features.append(self.row_time[index].unsqueeze(-1))
+        for ids, tables in zip((user, item), self._tables):
+            for table in tables:
+                embedding = F.embedding(ids, table.weight.detach())
+                features.append(F.layer_norm(embedding, embedding.shape[-1:]))
+        return self.mlp(torch.cat(features, dim=-1))
+
+    def of_all_rows(self) -> Tensor:
+        """Logits of every training row [N, E]."""
+        index = torch.arange(len(self.row_user), device=self.row_user.device)
+        chunks = [self(self.row_user[i], self.row_item[i], i) for i in index.split(_CHUNK)]
+        return torch.cat(chunks)
+
+
+def _log_count(ids: Tensor, n: int) -> Tensor:
+    return _standard(ids.bincount(minlength=n).float().log1p())
+
+
+def _standard(value: Tensor) -> Tensor:
+    return (value - value.mean()) / value.std().clamp(min=1e-6)
+
+
+def _tables(backbone: nn.Module, n: int, name: str) -> list[nn.Embedding]:
+    """The embeddings with one row for each user (item); the name decides where the numbers agree."""
+    other = {"user": "item", "item": "user"}[name]
+    return [
+        module
+        for path, module in backbone.named_modules()
+        if isinstance(module, nn.Embedding) and module.num_embeddings == n and other not in path
+    ]

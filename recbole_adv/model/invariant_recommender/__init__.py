@@ -1,0 +1,1 @@
+"""Recommenders that learn what holds in every environment."""

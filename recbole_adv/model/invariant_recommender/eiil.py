@@ -1,0 +1,140 @@
+r"""EIIL: environments inferred by an adversary, over any backbone.
+
+Reference:
+    Creager, Jacobsen, Zemel, "Environment Inference for Invariant Learning", ICML 2021
+    (arXiv 2010.07249).
+
+Official code: ecreager/eiil at 2198213 (``opt_env/utils/opt_utils.py``).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from recbole_adv.game.schedule import Schedule, Turns, schedule_of
+from recbole_adv.model.backbone import BackboneRecommender, penalty_of, seeded
+from recbole_adv.model.env_generator import MLPGenerator, TableGenerator
+from recbole_adv.objective import balance, eiil_objective, environment_mass, membership_entropy
+
+
+class EIIL(BackboneRecommender):
+    r"""``env_generator`` finds the environments in which the backbone is least invariant.
+
+    With memberships q [B, E] from the generator, masses p_e = mean_i q_ie and the scalar-dummy
+    gradient g_i of a row (:mod:`recbole_adv.objective.ranking`)::
+
+        max player (env_generator):  J(q) - balance_weight KL(p || uniform) - entropy_weight mean H(q_i)
+        min player (all else):       backbone loss + lambda J(sg(q))
+
+    J (``inference_objective``): ``irm`` sum_e p_e G_e^2, G_e the mean g of e, whose maximiser is the
+    1-D k-means partition of g; ``irm_raw`` the paper's, maximised by the signs of g; ``rex`` the
+    variance of risks.
+
+    ``inference: alternating`` is the min-max game (RecBole issue 2123: an ascent step in every third
+    batch); ``one_shot`` is the paper's: train the reference for ``max_start_epoch`` epochs, freeze it
+    for ``one_shot_epochs`` epochs of ascent, make q hard, start the backbone anew and train it on
+    these environments.
+
+    Deviations: the paper has a free number for each example (``generator: table``) and a fixed
+    reference; the default generator explains its environments by what is known of a row. Without
+    mass weighting and balance, one environment may end up empty.
+
+    Buffer: hard_environment [N], -1 before the environments are hard.
+    """
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.objective = config["inference_objective"]
+        self.estimator = config["penalty_estimator"]
+        self.balance_weight = config["balance_weight"]
+        self.entropy_weight = config["entropy_weight"]
+        self.penalty = penalty_of(config)
+        self.one_shot = config["inference"] == "one_shot"
+        self.one_shot_epochs = config["one_shot_epochs"]
+        build = MLPGenerator if config["generator"] == "mlp" else TableGenerator
+        self.env_generator = seeded(config, lambda: build(config, dataset, self.backbone))
+        n_rows = len(dataset.inter_feat)
+        self.register_buffer("hard_environment", torch.full((n_rows,), -1))
+        self._hard = False
+        self.register_buffer("mass", torch.zeros(config["n_environments"]))
+        if self.one_shot:  # building the model again gives the same, so no checkpoint holds it
+            self._initial = {k: v.clone() for k, v in self.backbone.state_dict().items()}
+
+    def membership(self, interaction, index):
+        """q [B, E] of the training rows ``index`` [B] of a batch."""
+        if self._hard:
+            hard = self.hard_environment[index]
+            return torch.nn.functional.one_hot(hard, len(self.mass)).float()
+        n = len(index)
+        user, item = interaction[self.USER_ID][:n], interaction[self.ITEM_ID][:n]
+        return self.env_generator(user, item, index).softmax(dim=-1)
+
+    def calculate_loss(self, interaction):
+        loss, rows = self.rows(interaction)
+        return self._min_loss(loss, rows, interaction)
+
+    def calculate_max_objective(self, interaction):
+        with torch.no_grad():
+            _, rows = self.rows(interaction)
+        return self._max_objective(rows, self.membership(interaction, rows.index))
+
+    def calculate_joint(self, interaction):
+        loss, rows = self.rows(interaction)
+        q = self.membership(interaction, rows.index)
+        return self._min_loss(loss, rows, interaction, q), self._max_objective(rows.detach(), q)
+
+    def _min_loss(self, loss, rows, interaction, q=None):
+        weight = self.penalty(self.progress)
+        if weight == 0:
+            return loss
+        if q is None:
+            with torch.no_grad():
+                q = self.membership(interaction, rows.index)
+        penalty = eiil_objective(self.objective, rows.loss, rows.gradient, q.detach(), self.estimator)
+        return (*(loss if isinstance(loss, tuple) else (loss,)), weight * penalty)
+
+    def _max_objective(self, rows, q):
+        mass = environment_mass(q)
+        self.mass.copy_(mass.detach())
+        objective = eiil_objective(self.objective, rows.loss, rows.gradient, q, self.estimator)
+        if self.balance_weight:
+            objective = objective - self.balance_weight * balance(mass)
+        if self.entropy_weight:
+            objective = objective - self.entropy_weight * membership_entropy(q)
+        return objective
+
+    # --- the paper's schedule -------------------------------------------------------------------
+
+    def schedule(self, config) -> Schedule:
+        """The keys' schedule, or one ascent phase between the two trainings."""
+        if not self.one_shot:
+            return schedule_of(config.final_config_dict, ["min", "max"])
+        ascent = Turns(
+            steps=self.one_shot_epochs, unit="epoch", start_epoch=config["max_start_epoch"], budget=1
+        )
+        return Schedule({"max": ascent, "min": Turns()})
+
+    def before_epoch(self, epoch: int, train_data) -> None:
+        """Read once whether the environments are hard already: a run may have been resumed."""
+        self._hard = bool(self.hard_environment[0] >= 0)
+
+    @torch.no_grad()
+    def on_phase_end(self, player: str, epoch: int) -> bool:
+        """After the ascent phase: hard environments, a new backbone and a new optimizer for it."""
+        if not self.one_shot:
+            return False
+        logits = self.env_generator.of_all_rows()
+        self.hard_environment.copy_(logits.argmax(dim=-1))
+        counts = self.hard_environment.bincount(minlength=len(self.mass))
+        self.mass.copy_(counts / counts.sum())
+        self._hard = True
+        self.backbone.load_state_dict(self._initial)
+        return True
+
+    def penalty_switches(self) -> bool:
+        """Whether the optimizer is to be made anew before the next step."""
+        return self.penalty.switches_at(self.progress)
+
+    def log_values(self):
+        """For the log: the penalty's weight and the share of each environment in the last batch."""
+        return {"penalty_weight": self.penalty(self.progress), "environment_mass": self.mass}

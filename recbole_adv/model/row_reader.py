@@ -1,0 +1,110 @@
+"""Reads the loss of each row out of any RecBole model, whose ``calculate_loss`` only gives a mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from recbole.model.loss import BPRLoss
+from torch import Tensor, nn
+
+from recbole_adv.errors import ConfigError
+from recbole_adv.objective import RowLoss, bce, bce_from_prob, bpr, fold_rows, softmax_cross_entropy
+
+_READERS = {
+    BPRLoss: bpr,
+    nn.BCEWithLogitsLoss: bce,
+    nn.BCELoss: bce_from_prob,
+    nn.CrossEntropyLoss: softmax_cross_entropy,
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The training rows of a batch: one for each positive, its negatives averaged in.
+
+    loss, gradient: [B] (:mod:`recbole_adv.objective.ranking`); index: [B], the training rows.
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    index: Tensor
+
+    def detach(self) -> Rows:
+        """The same without a graph."""
+        return Rows(self.loss.detach(), self.gradient.detach(), self.index)
+
+
+class RowReader:
+    """Listens to the model's loss modules (BPRLoss, BCEWithLogitsLoss, BCELoss, CrossEntropyLoss).
+
+    Of several calls in one ``calculate_loss`` the first with as many rows as the batch is the
+    recommendation loss (CKE's second BPRLoss is that of its triples). At the first batch the mean
+    of the rows is compared with what the module returned, so a module that computes something else
+    is refused, never misread.
+
+    Args:
+        model: the backbone.
+        times: rows that RecBole lays out for each positive.
+    """
+
+    def __init__(self, model: nn.Module, times: int):
+        self.times = times
+        self._name = type(model).__name__
+        self._verified = False
+        self._calls: list[tuple[nn.Module, tuple, Any]] | None = None
+        found = [m for m in model.modules() if type(m) in _READERS]
+        if not found:
+            raise ConfigError(
+                f"backbone {self._name} has none of the loss modules "
+                f"{', '.join(cls.__name__ for cls in _READERS)}, so the losses of single rows cannot "
+                "be read; choose a backbone such as BPR, LightGCN, NeuMF, SASRec, DeepFM or CKE"
+            )
+        for module in found:
+            module.register_forward_hook(self._note, with_kwargs=True)
+
+    def _note(self, module, args, kwargs, output) -> None:
+        if self._calls is not None:
+            self._calls.append((module, (*args, *kwargs.values()), output))
+
+    def read(self, calculate_loss, interaction, n_rows: int) -> tuple[Any, RowLoss]:
+        """The model's own loss, and (loss [B], gradient [B]) of the rows, folded over negatives."""
+        self._calls = []
+        try:
+            loss = calculate_loss(interaction)
+            calls = self._calls
+        finally:
+            self._calls = None  # a call that is kept would keep its graph
+        for module, inputs, output in calls:
+            if len(inputs) == 2 and inputs[0].shape[:1] == (n_rows,):
+                rows = self._rows(module, inputs)
+                if not self._verified:
+                    self._verify(module, rows, output)
+                return loss, RowLoss(*(fold_rows(value, self.times) for value in rows))
+        raise ConfigError(
+            f"backbone {self._name} called no loss module with the {n_rows} rows of the batch, so the "
+            "losses of single rows cannot be read; choose another backbone"
+        )
+
+    def _rows(self, module: nn.Module, inputs: tuple[Tensor, Tensor]) -> RowLoss:
+        reader = _READERS[type(module)]
+        if reader is softmax_cross_entropy:
+            return reader(*inputs)
+        first, second = (value.flatten(1).squeeze(1) if value.dim() > 1 else value for value in inputs)
+        if first.dim() != 1:
+            raise ConfigError(
+                f"backbone {self._name} scores {tuple(first.shape)} at once, of which single rows "
+                "cannot be read; choose another backbone"
+            )
+        return reader(first, second)
+
+    @torch.no_grad()
+    def _verify(self, module: nn.Module, rows: RowLoss, output: Tensor) -> None:
+        mean, given = rows.loss.float().mean(), output.float().mean()
+        if not torch.allclose(mean, given, rtol=1e-2, atol=1e-3):
+            raise ConfigError(
+                f"backbone {self._name} weighs or changes its {type(module).__name__}: its value is "
+                f"{given:.4f}, the mean of its rows {mean:.4f}; choose another backbone"
+            )
+        self._verified = True

@@ -1,0 +1,181 @@
+"""From a command to metrics, on one screen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import pandas
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import init_seed, set_color
+
+from recbole_adv import checkpoint
+from recbole_adv.config import Config
+from recbole_adv.data.check import check_dataset
+from recbole_adv.errors import CheckpointError, DataError, RecBoleAdvError
+from recbole_adv.run_directory import RunDirectory
+from recbole_adv.trainer import trainer_class
+from recbole_adv.trainer.run_state import load_weights
+
+
+def run_recbole_adv(
+    model: str | type | None = None,
+    dataset: str | None = None,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+    resume: str | None = None,
+    command_line: Sequence[str] | None = (),
+) -> dict[str, Any]:
+    """Train, validate and test a model; RecBole's ``run_recbole`` for every model.
+
+    Args:
+        model: a name (ours, RecBole's, or of a class defined in this process), a class,
+            ``package.module:Class`` or ``file.py:Class``.
+        dataset: the name of a dataset in ``data_path``, or ``ml-100k``.
+        config_file_list: YAML files.
+        config_dict: keys and values.
+        saved: whether to write checkpoints. Without them the last epoch's model is tested.
+        resume: a run's directory, or a checkpoint in it, to go on with; the configuration is the
+            checkpoint's, changed by ``config_file_list``, ``config_dict`` and ``command_line``.
+        command_line: arguments ``--key=value``; None reads ``sys.argv`` as RecBole does.
+
+    Returns:
+        RecBole's keys ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
+        ``test_result`` (Python numbers), and ``run_dir``.
+
+    Raises:
+        RecBoleAdvError: one sentence on what is wrong.
+    """
+    if resume is None:
+        config = Config(model, dataset, config_file_list, config_dict, command_line)
+    else:
+        resume = _checkpoint_in(resume)
+        config = _resumed_config(resume, config_file_list, config_dict, command_line)
+    run = RunDirectory(config)
+    check_dataset(config)
+    run.create()
+    with run.logging():
+        logger = getLogger()
+        logger.info(" ".join(sys.argv))
+        logger.info(config)
+        run.write_config()
+        train_data, valid_data, test_data, net = _data_and_model(config)
+        logger.info(net)
+        trainer = trainer_class(config.model_class)(config, net)
+        if resume is not None:
+            trainer.resume_checkpoint(resume)
+        best_valid_score, best_valid_result = trainer.fit(
+            train_data, valid_data, saved=saved, show_progress=config["show_progress"]
+        )
+        test_result = trainer.evaluate(
+            test_data, load_best_model=saved, show_progress=config["show_progress"]
+        )
+        logger.info(set_color("best valid ", "yellow") + f": {best_valid_result}")
+        logger.info(set_color("test result", "yellow") + f": {test_result}")
+        logger.info(set_color("run directory", "yellow") + f": {run.path}")
+        result = {
+            "best_valid_score": float(best_valid_score),
+            "valid_score_bigger": config["valid_metric_bigger"],
+            "best_valid_result": best_valid_result,
+            "test_result": test_result,
+        }
+        run.write_result({"model": config["model"], "dataset": config["dataset"], **result})
+    return {**result, "run_dir": str(run.path)}
+
+
+def _data_and_model(config):
+    """The three loaders and the model, on the configuration's seed, as RecBole makes them."""
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = load_dataset(config)
+    train_data, valid_data, test_data = _in_words(config, lambda: data_preparation(config, dataset))
+    if len(train_data._dataset.inter_feat) == 0:
+        raise DataError(f"no interaction of {config['dataset']!r} is left to train on after filtering")
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    net = config.model_class(config, train_data._dataset).to(config["device"])
+    return train_data, valid_data, test_data, net
+
+
+def load_dataset(config):
+    """RecBole's dataset; of the kind that the backbone wants, for a model over one."""
+    name = config["model"]
+    backbone = getattr(config.model_class, "backbone_class", None)
+    config["model"] = backbone.__name__ if backbone else name
+    try:
+        dataset = _in_words(config, lambda: create_dataset(config))
+    finally:
+        config["model"] = name
+    getLogger().info(dataset)
+    return dataset
+
+
+def _in_words(config, work):
+    """RecBole's complaints about data as a :class:`DataError`."""
+    try:
+        return work()
+    except RecBoleAdvError:
+        raise
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError) as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"the dataset {config['dataset']!r} in {config['data_path']} cannot be prepared: {detail}"
+        ) from error
+    except pandas.errors.ParserError as error:
+        raise DataError(f"a file of {config['dataset']!r} cannot be read: {error}") from error
+
+
+def _checkpoint_in(path: str) -> str:
+    file = Path(path)
+    if not file.is_dir():
+        return str(file)
+    for name in ("last.pth", "model.pth"):
+        if (file / name).is_file():
+            return str(file / name)
+    raise CheckpointError(f"there is no checkpoint in {str(file)!r}; write the path of a .pth file")
+
+
+def _resumed_config(file: str, config_files, config_dict, command_line) -> Config:
+    """The configuration in a checkpoint, with what was given now on top."""
+    data = checkpoint.load(file)["config"]
+    reader = Config.__new__(Config)
+    reader._command_line, reader._strict, reader.source_of = list(command_line or ()), True, {}
+    reader.yaml_loader = reader._build_yaml_loader()
+    given = reader._load_config_files(config_files)
+    given |= reader._load_variable_config_dict(dict(config_dict or {}))
+    given |= reader._load_cmd_line()
+    return Config.from_data(data, given)
+
+
+def load_data_and_model(model_file: str):
+    """RecBole's function for our checkpoints (and its own): a saved model with its data.
+
+    Nothing in the file is run. Returns ``config, model, dataset, train_data, valid_data,
+    test_data``.
+    """
+    state = checkpoint.load(model_file)
+    config = Config.from_data(state["config"])
+    check_dataset(config)
+    train_data, valid_data, test_data, model = _data_and_model(config)
+    load_weights(model, state, model_file)
+    model.eval()
+    return config, model, train_data._dataset, train_data, valid_data, test_data
+
+
+def objective_function(config_dict=None, config_file_list=None, saved=True):
+    """The objective of RecBole's ``HyperTuning``: RecBole's keys, with ``model``.
+
+    Importing it registers our models, in workers that are spawned or belong to Ray too.
+    """
+    result = run_recbole_adv(
+        config_file_list=config_file_list,
+        config_dict={"show_progress": False, "state": "error", **(config_dict or {})},
+        saved=saved,
+        command_line=None,
+    )
+    name = (config_dict or {}).get("model")
+    if name is None:
+        name = Config(config_file_list=config_file_list, config_dict=config_dict).model
+    return {"model": name, **result}

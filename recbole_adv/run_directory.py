@@ -1,0 +1,108 @@
+"""One run, one directory: log, checkpoints, TensorBoard, configuration and results."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import colorlog
+import yaml
+from recbole.utils.logger import log_colors_config
+
+from recbole_adv.errors import CheckpointError
+from recbole_adv.trainer.report import finite
+
+_ANSI = re.compile(r"\x1B(?:[@-Z\\-_]|\[[0-?]*[ -/]*[@-~])")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+# What belongs to this run alone, not to a configuration that is to be run again.
+_NOT_RERUN = {"run_dir", "model_source"}
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _ANSI.sub("", super().format(record))
+
+
+class RunDirectory:
+    """The directory ``config["run_dir"]`` and what is written there.
+
+    ``run.log``, ``config.yaml`` (ready for ``--config_files``), ``metrics.jsonl`` (one line an
+    epoch), ``result.json``, ``tensorboard/``, ``model.pth`` (the best model) and ``last.pth`` (the
+    end of the last epoch), the last two in ``checkpoint_dir`` if that is set.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.path = Path(config["run_dir"])
+
+    def create(self) -> None:
+        """Make the directories; a sentence where that is not possible."""
+        for key in ("run_dir", "checkpoint_dir"):
+            folder = Path(self.config[key])
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                probe = folder / f".write-test-{os.getpid()}"
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                raise CheckpointError(
+                    f"{key} {str(folder)!r} cannot be written ({error.strerror}); write another one"
+                ) from error
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Log to the console and to ``run.log`` inside, through RecBole's root logger."""
+        level = str(self.config["state"] or "info").lower()
+        level = level.upper() if level in _LEVELS else "INFO"
+        console = logging.StreamHandler(sys.stderr)
+        console.setFormatter(
+            colorlog.ColoredFormatter(
+                "%(log_color)s%(asctime)-15s %(levelname)s  %(message)s",
+                "%d %b %H:%M",
+                log_colors=log_colors_config,
+            )
+        )
+        file = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        file.setFormatter(
+            _PlainFormatter("%(asctime)-15s %(levelname)s  %(message)s", "%a %d %b %Y %H:%M:%S")
+        )
+        root = logging.getLogger()
+        before, level_before = root.handlers[:], root.level
+        # Handlers that a notebook or an earlier library left there would double every line.
+        root.handlers[:] = [h for h in before if type(h) is not logging.StreamHandler]
+        root.handlers += [console, file]
+        root.setLevel(level)
+        try:
+            yield
+        finally:
+            root.handlers[:] = before
+            root.setLevel(level_before)
+            file.close()
+
+    def write_config(self) -> None:
+        """``config.yaml``: what the user gave and what was derived for this run, ready to run again."""
+        config = self.config
+        given = {k: v for k, v in config.external_config_dict.items() if k not in _NOT_RERUN}
+        source = config["model_source"]
+        given |= {"model": source if ":" in (source or "") else config["model"]}
+        given |= {"dataset": config["dataset"], "seed": config["seed"]}
+        self._write("config.yaml", yaml.safe_dump(finite(given), sort_keys=False))
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """``result.json``."""
+        self._write("result.json", json.dumps(finite(result), indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        aside = self.path / f"{name}.tmp"
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, self.path / name)

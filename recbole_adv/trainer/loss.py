@@ -1,0 +1,19 @@
+"""RecBole's losses: a scalar, or a tuple of parts that is summed."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recbole_adv.game.player import Loss
+
+
+def total(loss: Loss) -> Tensor:
+    """The scalar to minimise."""
+    return sum(loss) if isinstance(loss, tuple) else loss
+
+
+def parts(loss: Loss) -> tuple[Tensor, ...]:
+    """The parts as a tuple, detached."""
+    if isinstance(loss, tuple):
+        return tuple(part.detach() for part in loss)
+    return (loss.detach(),)

@@ -1,0 +1,243 @@
+"""What a trainer writes and reads, so that an interrupted run goes on exactly."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import recbole.trainer.trainer as recbole_trainer
+import torch
+from recbole.utils import set_color
+from torch.utils.tensorboard import SummaryWriter
+
+from recbole_adv import checkpoint
+from recbole_adv.errors import CheckpointError
+
+OUR_KEY = "recbole_adv"
+"""The key of a checkpoint that holds what RecBole's does not."""
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global random generator, as data."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Take back :func:`random_state`."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    np.random.set_state(tuple(state["numpy"]))
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+
+
+class RunStateMixin:
+    """Checkpoints of a trainer: the best model, and the last epoch's end for ``--resume``."""
+
+    _loaders: dict[str, Any]
+    _resumed: dict[str, Any] | None = None
+
+    @contextmanager
+    def _files_in_run_dir(self, config) -> Iterator[None]:
+        """RecBole's constructor inside puts its TensorBoard files into the run's directory.
+
+        The name of the best model's file, ``saved_model_file``, is set afterwards; no two runs
+        share one, where RecBole's names have the resolution of a second.
+        """
+        run_dir = config["run_dir"]
+        stock = recbole_trainer.get_tensorboard
+        if run_dir:
+            recbole_trainer.get_tensorboard = lambda logger: SummaryWriter(
+                os.path.join(run_dir, "tensorboard")
+            )
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint_dir {config['checkpoint_dir']!r} cannot be written: {error.strerror}"
+            ) from error
+        finally:
+            recbole_trainer.get_tensorboard = stock
+        folder = Path(self.checkpoint_dir)
+        if run_dir and folder == Path(run_dir):
+            name = "model"
+        else:
+            unique = Path(run_dir).name if run_dir else f"{config['model']}-{uuid.uuid4().hex[:12]}"
+            name = unique
+        self.saved_model_file = str(folder / f"{name}.pth")
+        self.last_file = str(folder / ("last.pth" if name == "model" else f"{name}-last.pth"))
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def _state(self, epoch: int) -> dict[str, Any]:
+        """RecBole's keys, and under ``recbole_adv`` everything else that changes in training."""
+        optimizers = {
+            name: value.state_dict()
+            for name, value in vars(self).items()
+            if isinstance(value, torch.optim.Optimizer)
+        }
+        return {
+            "config": checkpoint.config_as_data(self.config),
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "state_dict": self.model.state_dict(),
+            "other_parameter": self.model.other_parameter(),
+            "optimizer": self.optimizer.state_dict(),
+            OUR_KEY: {
+                "players": {p.name: len(p.parameters) for p in self.players},
+                "optimizers": optimizers,
+                "player_optimizers": {n: o.state_dict() for n, o in self.optimizers.items()},
+                "scalers": {n: s.state_dict() for n, s in self.scalers.items()},
+                "streams": {n: s.state_dict() for n, s in self.streams.items()},
+                "turns_taken": self.turns_taken,
+                "steps_taken": self.steps_taken,
+                "batch_count": self.batch_count,
+                "progress": asdict(self.progress),
+                "best_valid_result": self.best_valid_result,
+                "train_loss": self.train_loss_dict,
+                "random": random_state(),
+                "loaders": {name: g.get_state() for name, g in self._generators().items()},
+                "model_class": type(self.model).__name__,
+            },
+        }
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        """Write the state aside and rename it; RecBole's method."""
+        file = kwargs.pop("saved_model_file", self.saved_model_file)
+        checkpoint.save(self._state(epoch), file)
+        self._saved_epoch = epoch
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {file}")
+
+    def save_pretrained_model(self, epoch, saved_model_file):
+        """RecBole's method of its pre-training trainers."""
+        self._save_checkpoint(epoch, verbose=False, saved_model_file=saved_model_file)
+        self.saved_model_file = saved_model_file
+
+    def _save_last(self, epoch: int, stopped: bool) -> None:
+        """Keep the end of this epoch, from which ``--resume`` goes on."""
+        interval = self.config["checkpoint_interval"]
+        last = stopped or epoch + 1 == self.epochs
+        if not interval or ((epoch + 1) % interval and not last):
+            return
+        if getattr(self, "_saved_epoch", None) == epoch:
+            _copy(self.saved_model_file, self.last_file)
+        else:
+            checkpoint.save(self._state(epoch), self.last_file)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def _load_weights(self, file: str) -> None:
+        """Put the weights of a checkpoint into the model."""
+        state = checkpoint.load(file, map_location=self.device)
+        load_weights(self.model, state, file)
+        self.logger.info("Loading the model of epoch %s from %s", state.get("epoch"), file)
+
+    def resume_checkpoint(self, resume_file):
+        """Go on where the checkpoint was written; with ``last.pth``, exactly."""
+        file = str(resume_file)
+        state = checkpoint.load(file, map_location=self.device)
+        named = state["config"].get("model")
+        if named != self.config["model"]:
+            raise CheckpointError(
+                f"{file} holds a {named}, not a {self.config['model']}; start with --model={named}"
+            )
+        self.start_epoch = state["epoch"] + 1
+        self.cur_step = state["cur_step"]
+        self.best_valid_score = state["best_valid_score"]
+        load_weights(self.model, state, file)
+        ours = state.get(OUR_KEY)
+        if ours is None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.logger.warning(
+                "%s was written by RecBole's own trainer, which does not keep the random state: the "
+                "run goes on, but not exactly as it would have", file
+            )
+        else:
+            self._take_back(ours, file)
+        if not file.endswith("last.pth"):
+            self.saved_model_file = file
+        self.logger.info("Checkpoint loaded. Resume training from epoch %d", self.start_epoch)
+
+    def _take_back(self, ours: dict[str, Any], file: str) -> None:
+        layout = {p.name: len(p.parameters) for p in self.players}
+        if ours["players"] != layout:
+            raise CheckpointError(
+                f"{file} was written for the players {ours['players']} (with their numbers of "
+                f"parameters), but the model has {layout}; use the configuration it was written with"
+            )
+        try:
+            for name, state in ours["optimizers"].items():
+                getattr(self, name).load_state_dict(state)
+            for name, state in ours["player_optimizers"].items():
+                self.optimizers[name].load_state_dict(state)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"the optimizers in {file} do not fit those of the configuration: {error}"
+            ) from error
+        for group in ("scalers", "streams"):
+            for name, state in ours[group].items():
+                if name in getattr(self, group):
+                    getattr(self, group)[name].load_state_dict(state)
+        self.turns_taken = dict(ours["turns_taken"])
+        self.steps_taken = dict(ours["steps_taken"])
+        self.batch_count = ours["batch_count"]
+        for name in ("step", "epoch", "previous_epoch"):
+            setattr(self.progress, name, ours["progress"][name])
+        self.best_valid_result = ours["best_valid_result"]
+        self.train_loss_dict = dict(ours["train_loss"])
+        self._resumed = ours
+
+    # --- the data loaders -----------------------------------------------------------------------
+
+    def _remember_loaders(self, train_data) -> None:
+        """Note the loaders, whose order is part of the state, and set it when a run is resumed."""
+        inner = {n: v for n, v in vars(train_data).items() if hasattr(v, "generator")}
+        self._loaders = inner if inner and not hasattr(train_data, "generator") else {"": train_data}
+        if self._resumed is not None:
+            for name, generator in self._generators().items():
+                generator.set_state(self._resumed["loaders"][name].cpu())
+            set_random_state(self._resumed["random"])
+            self._resumed = None
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        loaders = getattr(self, "_loaders", {})
+        return {n: x.generator for n, x in loaders.items() if getattr(x, "generator", None) is not None}
+
+
+def load_weights(model, state: dict[str, Any], file: str) -> None:
+    """Put ``state`` into ``model``; one sentence where they do not fit."""
+    try:
+        model.load_state_dict(state["state_dict"])
+    except (RuntimeError, AttributeError, TypeError) as error:
+        detail = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for ")
+        raise CheckpointError(
+            f"{file} does not fit this model, or this data set: {detail:.200}"
+        ) from error
+    model.load_other_parameter(state.get("other_parameter"))
+
+
+def _copy(source: str, target: str) -> None:
+    """A second name for a file that is never changed in place, or a copy where that is not possible."""
+    aside = f"{target}.tmp"
+    Path(aside).unlink(missing_ok=True)
+    try:
+        os.link(source, aside)
+    except OSError:
+        shutil.copyfile(source, aside)
+    os.replace(aside, target)
