@@ -1,7 +1,7 @@
-"""Checkpoints are data, never code: what is written holds no classes, what is read is not executed.
+"""Checkpoints are data, never code: a file holds no classes, and nothing in it is executed.
 
-A file holds RecBole's dictionary (``config``, ``epoch``, ``state_dict``, ``optimizer`` ...) as plain
-data (:mod:`recbole_adv.plain_data`), so that ``torch.load(weights_only=True)`` reads it with no
+It is RecBole's dictionary (``config``, ``epoch``, ``state_dict``, ``optimizer`` ...) as plain data
+(:mod:`recbole_adv.plain_data`), so that ``torch.load(weights_only=True)`` reads it with no
 allow-list and the stock ``evaluate`` and ``resume_checkpoint`` work on it.
 """
 
@@ -50,9 +50,10 @@ def config_as_data(config: Any) -> dict[str, Any]:
 
 
 def other_parameter(model: Any) -> dict[str, Any]:
-    """``model.other_parameter()`` without the model's own layers, whose weights are in ``state_dict``.
+    """``model.other_parameter()`` without the model's own layers.
 
-    RecBole lists a layer there for GRU4RecF, SASRecF, FDSA, DIN and DIEN.
+    Their weights are in ``state_dict``; RecBole lists one here for GRU4RecF, SASRecF, FDSA, DIN and
+    DIEN all the same.
     """
     layers = {id(layer) for layer in model.modules()}
     return {k: v for k, v in (model.other_parameter() or {}).items() if id(v) not in layers}
@@ -118,7 +119,7 @@ def load(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def _check_container(file: BinaryIO) -> None:
-    """Tell an empty file, one cut short and another program's zip from what torch may have written."""
+    """Tell an empty file, one cut short and a stranger's zip from what torch may have written."""
     head = file.read(4)
     if not head:
         raise CheckpointError("it is empty; the run that wrote it was cut short")

@@ -1,27 +1,25 @@
 """Every workaround RecBole 1.2.0 and 1.2.1 need on today's numpy, scipy, torch, hyperopt and Ray.
 
-One function per defect; its docstring says what breaks, when it applies (checked in code) and when it can go.
-A shim of a RecBole module runs right after that module is imported, so ``apply()`` imports no RecBole, Ray or
-hyperopt, and what is never used is never touched.
+One function per defect; its docstring says what breaks, when it applies (checked in code) and when
+it can go. What mends a RecBole module runs right after that module is imported, so ``apply()``
+imports no RecBole, Ray or hyperopt, and what is never used is never touched. The shims of
+``recbole.quick_start`` are in :mod:`recbole_adv.compat_quick_start`.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import re
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from logging import getLogger
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from recbole_adv.compat_quick_start import mend_quick_start, without_ray
 from recbole_adv.errors import RecBoleAdvError
-from recbole_adv.import_hook import Hook, install, replace, stand_ins
+from recbole_adv.import_hook import Hook, importable, install, replace, stand_ins
 
 
 def apply() -> None:
@@ -36,24 +34,25 @@ def apply() -> None:
 
 
 def refuse_pandas_3() -> None:
-    """pandas 3 corrupts RecBole's data in silence: ``fillna(inplace=True)`` on a column does nothing there.
+    """pandas 3 corrupts RecBole's data in silence: ``fillna(inplace=True)`` on a column is lost.
 
-    Applies to pandas >= 3. Can go when RecBole's ``data/dataset`` assigns instead of filling in place.
+    Applies to pandas >= 3. Can go when RecBole's ``data/dataset`` assigns what it fills.
     """
-    version = _installed("pandas")
+    version = installed("pandas")
     if version >= (3,):
         raise RecBoleAdvError(
-            "RecBole silently corrupts its data (padding tokens, sequence lengths) on pandas 3 and later, "
+            "RecBole silently corrupts its data (padding tokens, sequence lengths) on pandas 3, "
             f"found pandas {'.'.join(map(str, version))}; run: pip install 'pandas<3'"
         )
 
 
 def restore_numpy_names() -> None:
-    """numpy 2 lacks ``float_``, ``complex_`` and ``unicode_``, of which ``Config`` makes ``np.float`` and others.
+    """numpy 2 lacks ``float_``, ``complex_``, ``unicode_``, of which Config makes ``np.float`` etc.
 
-    Those others are needed without a Config too (``Interaction`` reads ``np.float``, ``HyperTuning.plot_hyper``
-    ``np.str``), so they are set here, to Config's own values. Applies to each name numpy lacks; replaces none that it
-    has. Nothing reads ``bool8``. Can go when ``Config.compatibility_settings`` is gone from RecBole.
+    Those are needed without a Config too (``Interaction`` reads ``np.float``, ``plot_hyper`` of
+    HyperTuning ``np.str``), so they are set here, to Config's own values. Applies to each name that
+    numpy lacks; replaces none. Nothing in RecBole reads ``bool8``. Can go when
+    ``Config.compatibility_settings`` is gone.
     """
     names: dict[str, type] = {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}
     names |= {"bool": np.bool_, "int": np.int_, "float": np.float64, "complex": np.complex128}
@@ -64,10 +63,11 @@ def restore_numpy_names() -> None:
 
 
 def restore_dok_update() -> None:
-    """scipy 1.13 dropped ``dok_matrix._update``; LightGCN, NGCF, NCL, SpectralCF, GCMC, KGIN and MCCLK call it.
+    """scipy 1.13 dropped ``dok_matrix._update``, which LightGCN, NGCF, NCL and four more call.
 
-    It was ``dict.update`` without checks; the entries now live in ``_dict``, so the matrix comes out the same. Applies
-    where the method is missing. Can go when RecBole builds its adjacency matrices from coordinates.
+    It was ``dict.update`` without checks; the entries are now in ``_dict``, so the matrix comes out
+    the same. Applies where the method is missing. Can go when RecBole builds its adjacency matrices
+    from coordinates.
     """
     from scipy.sparse import dok_matrix
 
@@ -78,13 +78,13 @@ def restore_dok_update() -> None:
 
 
 def write_plain_checkpoints(trainer: ModuleType) -> None:
-    """Stock trainers pickle their Config, which ``torch.load`` of torch >= 2.6 refuses to read back.
+    """Stock trainers pickle their Config, which ``torch.load`` of torch >= 2.6 does not read back.
 
-    They write our plain checkpoint with RecBole's keys instead; the stock ``evaluate`` and ``resume_checkpoint`` then
-    work unchanged. ``DecisionTreeTrainer`` keeps its own method: it never loads the file with torch.
-    Can go when RecBole's checkpoints hold no classes.
+    They write our plain checkpoint with RecBole's keys instead; the stock ``evaluate`` and
+    ``resume_checkpoint`` then work unchanged. ``DecisionTreeTrainer`` keeps its own method, since
+    torch never loads its file. Can go when RecBole's checkpoints hold no classes.
     """
-    if not _torch_refuses_pickles():
+    if not torch_refuses_pickles():
         return
     from recbole_adv import checkpoint
 
@@ -111,14 +111,14 @@ def write_plain_checkpoints(trainer: ModuleType) -> None:
 
 
 def read_plain_other_parameter(module: ModuleType) -> None:
-    """Stock ``evaluate`` hands ``other_parameter`` of a plain checkpoint to the model as it stands in the file.
+    """Stock ``evaluate`` hands a model its ``other_parameter`` as it stands in a plain checkpoint.
 
-    Arrays and sparse matrices (EASE, ItemKNN) are encoded there, so they are decoded first. Applies and goes with
-    ``write_plain_checkpoints``.
+    Arrays and sparse matrices (EASE, ItemKNN) are encoded there, so they are decoded first. Applies
+    and goes with ``write_plain_checkpoints``.
     """
-    if not _torch_refuses_pickles():
+    if not torch_refuses_pickles():
         return
-    from recbole_adv.checkpoint import decode
+    from recbole_adv.plain_data import decode
 
     def decoded(stock: Callable) -> Callable:
         return lambda self, para: stock(self, decode(para))
@@ -127,12 +127,13 @@ def read_plain_other_parameter(module: ModuleType) -> None:
 
 
 def mend_exhaustive_search(module: ModuleType) -> None:
-    """hyperopt >= 0.2.6 calls ``rng.integers``; RecBole's exhaustive search passes a RandomState, which has none.
+    """hyperopt >= 0.2.6 calls ``rng.integers``; RecBole's exhaustive search passes a RandomState.
 
-    The stock function runs with a RandomState that has it (the draws of hyperopt 0.2.5). Applies if such a hyperopt
-    is installed, without importing it. Can go when ``exhaustive_search`` uses ``np.random.default_rng``.
+    That has no such method, so the stock function runs with one that has (the draws are those of
+    hyperopt 0.2.5). Applies if such a hyperopt is installed, without importing it. Can go when
+    ``exhaustive_search`` uses ``np.random.default_rng``.
     """
-    if _installed("hyperopt") < (0, 2, 6):
+    if installed("hyperopt") < (0, 2, 6):
         return
 
     class RandomState(np.random.RandomState):
@@ -148,26 +149,12 @@ def mend_exhaustive_search(module: ModuleType) -> None:
 
 
 @contextmanager
-def without_ray() -> Iterator[None]:
-    """``recbole.quick_start`` imports Ray at its top, though only a Ray trial needs it.
-
-    Applies if ``ray.tune`` cannot be imported: a stub stands in while that one module is executed and is gone
-    after, so that "is Ray installed?" stays answerable. Can go when RecBole imports Ray where it uses it.
-    """
-    ray, tune = ModuleType("ray"), ModuleType("ray.tune")
-    vars(tune)["report"] = lambda *args, **kwargs: None
-    vars(ray)["tune"] = tune
-    with nullcontext() if _importable("ray.tune") else stand_ins({"ray": ray, "ray.tune": tune}):
-        yield
-
-
-@contextmanager
 def without_kmeans() -> Iterator[None]:
-    """All general models of RecBole 1.2 import ``kmeans_pytorch`` (undeclared), by way of LDiffRec.
+    """All general models import ``kmeans_pytorch``, which RecBole does not declare, with LDiffRec.
 
-    A stub that raises when called, not an error on import: only LDiffRec with ``n_cate > 1`` calls it, and BPR must
-    run without it. Applies if the package cannot be imported, while LDiffRec is. Can go when RecBole imports it where
-    it uses it.
+    A stub that raises when called, not an error on import: only LDiffRec with ``n_cate > 1`` calls
+    it, and BPR must run without it. Applies if the package cannot be imported, while LDiffRec is.
+    Can go when RecBole imports it where it uses it.
     """
 
     def kmeans(*args: Any, **kwargs: Any) -> None:
@@ -175,62 +162,22 @@ def without_kmeans() -> Iterator[None]:
 
     stub = ModuleType("kmeans_pytorch")
     vars(stub)["kmeans"] = kmeans
-    with nullcontext() if _importable("kmeans_pytorch") else stand_ins({"kmeans_pytorch": stub}):
+    with nullcontext() if importable(stub.__name__) else stand_ins({stub.__name__: stub}):
         yield
 
 
-class ForgivingTune:
-    """``ray.tune`` whose ``report`` takes metrics by keyword, as RecBole passes them, and is silent outside a trial."""
-
-    def __init__(self, tune: Any) -> None:
-        self._tune = tune
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tune, name)
-
-    def report(self, metrics: dict | None = None, /, **named: Any) -> None:
-        """Pass the metrics to Ray as the one dict it wants."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*is meant to only be called inside a function"
-            )
-            self._tune.report({**(metrics or {}), **named})
+def installed(distribution: str) -> tuple[int, ...]:
+    """The installed version's numbers, without importing the package; ``()`` if there is none."""
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
-def mend_quick_start(module: ModuleType) -> None:
-    """Three defects of ``recbole.quick_start``, mended where the module holds the names. Can go one by one with them.
-
-    ``tune.report(**result)``: Ray >= 2.7 takes one dict, a trial dies of a TypeError. Applies with or without Ray.
-    ``get_flops``: dies without thop, or without thop's distutils (Python >= 3.12, no setuptools). Gives "n/a" then.
-    ``load_data_and_model``: reads neither its own files (torch >= 2.6) nor plain ones; ours, imported when called.
-    """
-
-    def flops(stock: Callable) -> Callable:
-        def get_flops(*args, **kwargs):
-            try:
-                return stock(*args, **kwargs)
-            except ImportError as error:
-                getLogger().warning(f"FLOPs are not counted: {error}")
-                return "n/a"
-
-        return get_flops
-
-    def load(stock: Callable) -> Callable:
-        def load_data_and_model(model_file):
-            ours = importlib.import_module("recbole_adv.quick_start")
-            return ours.load_data_and_model(model_file)
-
-        return load_data_and_model
-
-    if not isinstance(module.tune, ForgivingTune):
-        setattr(module, "tune", ForgivingTune(module.tune))
-    replace(module, "get_flops", flops)
-    replace(module, "load_data_and_model", load)
-    package = sys.modules.get("recbole.quick_start")
-    if hasattr(
-        package, "load_data_and_model"
-    ):  # imported before us: the package holds the stock function
-        setattr(package, "load_data_and_model", module.load_data_and_model)
+def torch_refuses_pickles() -> bool:
+    """Whether ``torch.load`` reads data only unless told otherwise."""
+    return installed("torch") >= (2, 6)
 
 
 _HOOKS = {
@@ -240,26 +187,3 @@ _HOOKS = {
     "recbole.model.general_recommender.ldiffrec": Hook(without_kmeans, lambda module: None),
     "recbole.quick_start.quick_start": Hook(without_ray, mend_quick_start),
 }
-
-
-def _installed(distribution: str) -> tuple[int, ...]:
-    """The installed version's numbers, read without importing the package; ``()`` if it is not installed."""
-    try:
-        version = importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ()
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
-
-
-def _importable(module: str) -> bool:
-    """Whether ``module`` can really be imported, with everything it needs."""
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
-
-
-def _torch_refuses_pickles() -> bool:
-    """Whether ``torch.load`` reads data only unless told otherwise."""
-    return _installed("torch") >= (2, 6)

@@ -174,3 +174,9 @@ def _check_metrics(final: Mapping[str, Any]) -> None:
             f"valid_metric {final['valid_metric']!r} is not among the metrics computed "
             f"({', '.join(possible)}); change it, or metrics and topk"
         )
+
+
+def meanings(config) -> dict[str, str]:
+    """What our keys mean, by key, for a model's configuration."""
+    options = {**overall_options(), **_model_options(config)}
+    return {key: f"({option.kind}) {option.meaning}" for key, option in options.items()}

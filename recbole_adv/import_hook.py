@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.abc
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,20 +15,19 @@ _MARK = "_recbole_adv_shim"
 
 
 class Hook(NamedTuple):
-    """What to do with one module: the context it is executed in, and the patch that runs after it."""
+    """What to do with a module: the context it is executed in, the patch that runs after it."""
 
     around: Callable[[], AbstractContextManager]
     after: Callable[[ModuleType], None]
 
 
 def install(hooks: Mapping[str, Hook]) -> None:
-    """Hook the modules named in ``hooks``; those imported already are patched now. Does nothing when called again.
+    """Hook the modules that ``hooks`` names; those imported already are patched now.
 
-    A patch must itself be harmless when run twice on one module (``replace`` is).
+    Installing twice is installing once, if each patch is harmless when run twice on one module
+    (:func:`replace` is).
     """
-    if not any(
-        isinstance(finder, _HookFinder) and finder.hooks is hooks for finder in sys.meta_path
-    ):
+    if not any(isinstance(f, _HookFinder) and f.hooks is hooks for f in sys.meta_path):
         sys.meta_path.insert(0, _HookFinder(hooks))
     for name, hook in hooks.items():
         if name in sys.modules:
@@ -35,7 +35,7 @@ def install(hooks: Mapping[str, Hook]) -> None:
 
 
 def replace(owner: Any, name: str, make: Callable) -> None:
-    """Set ``owner.name`` to ``make(stock)``; once, and with the stock function's name and docstring."""
+    """Set ``owner.name`` to ``make(stock)``, once, with the stock function's name and docstring."""
     stock = getattr(owner, name)
     if not hasattr(stock, _MARK):
         shim = functools.wraps(stock)(make(stock))
@@ -57,6 +57,15 @@ def stand_ins(stubs: Mapping[str, ModuleType]) -> Iterator[None]:
                 sys.modules[name] = module
 
 
+def importable(name: str) -> bool:
+    """Whether a module can be imported, with everything that it needs."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
 class _HookFinder(importlib.abc.MetaPathFinder):
     """Finds the hooked modules as the other finders do, and wraps their execution."""
 
@@ -75,7 +84,7 @@ class _HookFinder(importlib.abc.MetaPathFinder):
 
 
 class _HookLoader(importlib.abc.Loader):
-    """Stands in for a loader while its module is executed, then gives the module its own loader back."""
+    """Stands in for a loader until its module is executed, which gets its own loader back."""
 
     def __init__(self, loader: Any, hook: Hook) -> None:
         self.loader = loader
@@ -84,7 +93,7 @@ class _HookLoader(importlib.abc.Loader):
     def __getattr__(self, name: str) -> Any:
         return getattr(
             self.loader, name
-        )  # get_source, is_package ...: whoever looks without importing
+        )  # get_source and others, for who looks but does not import
 
     def create_module(self, spec):
         return self.loader.create_module(spec)

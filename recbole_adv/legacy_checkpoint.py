@@ -1,49 +1,23 @@
-"""Read the checkpoints that stock RecBole writes, which pickle classes, without running any of them.
+"""Read the checkpoints that stock RecBole writes, which pickle classes, without running any.
 
-The pickle is read by an interpreter that calls nothing but the few constructors of
-``_constructors``; every other global becomes an inert :class:`Name`. That is checked where something
-is called, built or filled, not only where it is named. It is the standard library's unpickler in
-Python with those opcodes replaced: the C one sets attributes of any object a file points it at.
+What a file may call is listed in ``_constructors``, and none of it has an effect; the rest is done
+by :mod:`recbole_adv.restricted_pickle`. A Config comes back as its settings.
 """
 
 from __future__ import annotations
 
 import functools
-import pickle
 import types
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, BinaryIO, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from scipy import sparse
 
 from recbole_adv.errors import CheckpointError
-
-_ENUMS = ("ModelType", "InputType", "EvaluatorType")
-
-
-class Name:
-    """Stands for a class or a function that is not imported."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse to be what it stands for."""
-        _refuse(self)
-
-
-class Instance:
-    """Stands for an object of a class that is not imported, with the state that would have filled it."""
-
-    def __init__(self, kind: Any, state: Any = None) -> None:
-        self.kind, self.state = str(kind), state
+from recbole_adv.restricted_pickle import Instance, Name, RestrictedUnpickler, refuse
 
 
 def read(file: BinaryIO, map_location: Any) -> Any:
@@ -51,9 +25,7 @@ def read(file: BinaryIO, map_location: Any) -> Any:
 
     Raises CheckpointError, naming the callable, for a file that would call one when unpickled.
     """
-    restricted: Any = types.SimpleNamespace(
-        __name__=__name__, Unpickler=RestrictedUnpickler, load=_load
-    )
+    restricted: Any = types.SimpleNamespace(__name__=__name__, Unpickler=_Unpickler, load=_load)
     try:
         tree = torch.load(
             file, map_location, pickle_module=restricted, weights_only=False, mmap=False
@@ -69,108 +41,36 @@ def read(file: BinaryIO, map_location: Any) -> Any:
     return _plain(tree, "")
 
 
-def _load(file: BinaryIO, **kwargs: Any) -> Any:
-    return RestrictedUnpickler(file, **kwargs).load()
+class _Unpickler(RestrictedUnpickler):
+    """Knows torch's dtypes and what RecBole's checkpoints are made of."""
 
-
-def _refuse(function: Any) -> NoReturn:
-    name = function if isinstance(function, (Name, str)) else repr(function)[:80]
-    raise CheckpointError(
-        f"refused: it would call {name} when read; do not trust the file's source"
-    )
-
-
-class RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
-    """Calls only our constructors, fills only lists, dicts, sets and stand-ins."""
-
-    dispatch: dict[int, Callable] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    @staticmethod
+    def constructors() -> Mapping[str, Callable]:
+        return _constructors()
 
     def find_class(self, module: str, name: str) -> Any:
-        """One of our constructors or torch's dtypes, or a Name."""
-        module, name = NAME_MAPPING.get((module, name), (module, name))
-        module = IMPORT_MAPPING.get(module, module)  # as Python 2 and protocols 0 to 2 name it
-        dtype = vars(torch).get(name) if module == "torch" else None
-        if isinstance(dtype, torch.dtype):
-            return dtype
-        return _constructors().get(f"{module}.{name}") or Name(module, name)
-
-    def _call(self, function: Any, args: Any, kwargs: Any = None) -> Any:
-        if kwargs or not any(function is known for known in _constructors().values()):
-            _refuse(function)
-        return function(*args)
-
-    def _new(self, kind: Any, args: Any, kwargs: Any = None) -> Any:
-        if isinstance(kind, Name) and args == () and not kwargs:
-            return Instance(kind)
-        return self._call(kind, args, kwargs)
-
-    def load_reduce(self) -> None:
-        args = self.stack.pop()
-        self.stack[-1] = self._call(self.stack[-1], args)
-
-    def load_newobj(self) -> None:
-        args = self.stack.pop()
-        self.stack[-1] = self._new(self.stack[-1], args)
-
-    def load_newobj_ex(self) -> None:
-        kwargs, args = self.stack.pop(), self.stack.pop()
-        self.stack[-1] = self._new(self.stack[-1], args, kwargs)
-
-    def load_inst(self) -> None:
-        module, name = (self.readline()[:-1].decode("ascii") for _ in range(2))
-        _refuse(self.find_class(module, name))
-
-    def load_obj(self) -> None:
-        _refuse((self.pop_mark() or ["nothing"])[0])
-
-    def load_build(self) -> None:
-        state, built = self.stack.pop(), self.stack[-1]
-        if isinstance(built, Instance):
-            built.state = state
-        elif type(built) is not OrderedDict and not isinstance(built, np.dtype):
-            _refuse(f"{type(built).__name__}.__setstate__")  # of those two, the state is no data
-
-    def load_binpersid(self) -> None:
-        key = self.stack.pop()
-        if not (isinstance(key, tuple) and key and key[0] in ("storage", b"storage")):
-            _refuse("persistent_load")  # torch writes a file for a "module"
-        self.stack.append(self.persistent_load(key))
-
-    for _name in ("reduce", "newobj", "newobj_ex", "inst", "obj", "build", "binpersid"):
-        dispatch[getattr(pickle, _name.upper())[0]] = locals()[f"load_{_name}"]
-    for _name in ("PERSID", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"):
-        del dispatch[getattr(pickle, _name)[0]]
+        found = vars(torch).get(name) if module == "torch" else None
+        return found if isinstance(found, torch.dtype) else super().find_class(module, name)
 
 
-def _only_into(kinds: tuple[type, ...], above: int | None, fill: Callable) -> Callable:
-    """``fill``, an opcode that adds to a container ``above`` places down (None: below the mark)."""
-
-    def load(self: RestrictedUnpickler) -> None:
-        target = self.metastack[-1][-1] if above is None else self.stack[-1 - above]
-        if type(target) not in kinds:
-            _refuse(f"a method of {type(target).__name__}")
-        fill(self)
-
-    return load
+def _load(file: BinaryIO, **kwargs: Any) -> Any:
+    return _Unpickler(file, **kwargs).load()
 
 
-for _code, _kinds, _above in (
-    (pickle.APPEND, (list,), 1),
-    (pickle.APPENDS, (list,), None),
-    (pickle.SETITEM, (dict, OrderedDict), 2),
-    (pickle.SETITEMS, (dict, OrderedDict), None),
-    (pickle.ADDITEMS, (set,), None),
-):
-    _fill = RestrictedUnpickler.dispatch[_code[0]]
-    RestrictedUnpickler.dispatch[_code[0]] = _only_into(_kinds, _above, _fill)
+@functools.cache
+def _enums() -> dict[str, Callable]:
+    from recbole.utils import enum_type as home
+
+    kinds = (home.ModelType, home.InputType, home.EvaluatorType)
+    return {f"{home.__name__}.{kind.__name__}": kind for kind in kinds}
 
 
 @functools.cache
 def _constructors() -> dict[str, Callable]:
-    """All that a checkpoint may call; each is harmless whatever the arguments."""
-    from recbole.utils import enum_type
-
-    known: dict[str, Callable] = {
+    """All that a checkpoint may call; each is harmless whatever its arguments."""
+    arrays: dict[str, Callable] = {"scalar": _scalar, "_reconstruct": _array}
+    homes = ("numpy.core.multiarray", "numpy._core.multiarray")
+    return {
         "_codecs.encode": _bytes,
         "builtins.getattr": _enum_member,
         "builtins.set": set,
@@ -180,10 +80,9 @@ def _constructors() -> dict[str, Callable]:
         "torch.device": torch.device,
         "torch._utils._rebuild_parameter": _parameter,
         "torch._utils._rebuild_tensor_v2": _tensor,
+        **{f"{home}.{name}": make for home in homes for name, make in arrays.items()},
+        **_enums(),
     }
-    for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        known |= {f"{core}.scalar": _scalar, f"{core}._reconstruct": _array}
-    return known | {f"{enum_type.__name__}.{name}": getattr(enum_type, name) for name in _ENUMS}
 
 
 def _tensor(storage, offset, size, stride, requires_grad, hooks, metadata=None) -> torch.Tensor:
@@ -201,34 +100,44 @@ def _bytes(text: str, encoding: str) -> bytes:
 
 
 def _enum_member(kind: Any, name: str) -> Any:
-    if not any(kind is known for name, known in _constructors().items() if name.endswith(_ENUMS)):
-        _refuse(Name("builtins", "getattr"))
+    """Python 3.11 pickles an enum as ``getattr(class, name)``."""
+    if not any(kind is known for known in _enums().values()):
+        refuse(Name("builtins", "getattr"))
     return kind[name]
 
 
-def _dtype(code: str, *_: Any) -> np.dtype:
+def _dtype(code: str, *_: Any) -> Instance:
     if not (isinstance(code, str) and code[:1] in tuple("biufc") and code[1:].isdigit()):
         raise CheckpointError(f"it holds an array of {code!r:.20}, which is no number")
-    return np.dtype(code).newbyteorder("<")
+    return Instance(code)  # filled with its byte order
 
 
-def _scalar(dtype: np.dtype, raw: bytes) -> Any:
-    return np.frombuffer(raw, dtype)[0].item()
+def _numbers(raw: bytes, dtype: Instance) -> np.ndarray:
+    order: Any = dtype.state[1] if dtype.state else "="
+    return np.frombuffer(raw, np.dtype(dtype.kind).newbyteorder(order))
+
+
+def _scalar(dtype: Instance, raw: bytes) -> Any:
+    return _numbers(raw, dtype)[0].item()
 
 
 def _array(kind: Any, *_: Any) -> Instance:
-    return Instance(kind)
+    return Instance(kind)  # filled with its shape and numbers
 
 
 def _is_layer(value: Any) -> bool:
-    """Whether an ``other_parameter`` is a layer; its weights are in ``state_dict`` too."""
-    return isinstance(value, Instance) and "_parameters" in (value.state or ())
+    """Whether an ``other_parameter`` is a layer, whose weights are in ``state_dict`` too."""
+    state = value.state if isinstance(value, Instance) else None
+    return isinstance(state, dict) and "_parameters" in state
 
 
 def _plain(value: Any, path: str) -> Any:
     """``value`` with every stand-in resolved."""
     if isinstance(value, Instance):
-        return _resolved(value, path)
+        try:
+            return _resolved(value, path)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise CheckpointError(f"its {path} is damaged ({error})") from error
     if isinstance(value, Name):
         return f"{value.module}:{value.name}"
     if isinstance(value, dict):
@@ -242,7 +151,8 @@ def _resolved(value: Instance, path: str) -> Any:
     kind, state = value.kind.rpartition(".")[2], value.state
     if value.kind in ("numpy.ndarray", "numpy.matrix", "numpy.matrixlib.defmatrix.matrix"):
         _, shape, dtype, by_column, raw = state
-        array = np.frombuffer(raw, dtype).reshape(shape, order="F" if by_column else "C").copy()
+        array = _numbers(raw, dtype).reshape(shape, order="F" if by_column else "C")
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
         return np.asmatrix(array) if kind == "matrix" else array
     if value.kind.startswith("scipy.sparse.") and kind in ("csr_matrix", "csc_matrix"):
         parts = tuple(_plain(state[name], path) for name in ("data", "indices", "indptr"))
@@ -251,6 +161,4 @@ def _resolved(value: Instance, path: str) -> Any:
         return _plain(state["final_config_dict"], path)
     if path.startswith("config."):
         return value.kind
-    raise CheckpointError(
-        f"its {path} is a {value.kind}, which cannot be read without running code"
-    )
+    raise CheckpointError(f"its {path} is a {value.kind}, which only running its code could read")

@@ -1,7 +1,7 @@
-"""Python values as plain data and back: tensors, str, int, float, bool, None, list, tuple and dict.
+"""Python values as plain data and back: tensors, str, int, float, bool, None, list, tuple, dict.
 
-``torch.load(weights_only=True)`` reads such a tree with no allow-list. What else a checkpoint may hold
-is written as a dictionary with one reserved key, one of those in ``_DECODERS``.
+``torch.load(weights_only=True)`` reads such a tree with no allow-list. What else a checkpoint may
+hold is written as a dictionary with one reserved key, one of those in ``_DECODERS``.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def decode(value: Any) -> Any:
 def _not_data(value: Any, path: str) -> CheckpointError:
     kind = type(value)
     return CheckpointError(
-        f"{path or 'the value'} is a {kind.__module__}.{kind.__qualname__}, which is no data; keep a "
-        "tensor, an array, a number, a string, a list or a dict there instead"
+        f"{path or 'the value'} is a {kind.__module__}.{kind.__qualname__}, which is no data; "
+        "keep a tensor, an array, a number, a string, a list or a dict there instead"
     )
 
 

@@ -63,7 +63,7 @@ def run_recbole_adv(
         logger.info(" ".join(sys.argv))
         logger.info(config)
         run.write_config()
-        train_data, valid_data, test_data, net = _data_and_model(config)
+        _, train_data, valid_data, test_data, net = _data_and_model(config)
         logger.info(net)
         trainer = trainer_class(config.model_class)(config, net)
         if resume is not None:
@@ -88,7 +88,7 @@ def run_recbole_adv(
 
 
 def _data_and_model(config):
-    """The three loaders and the model, on the configuration's seed, as RecBole makes them."""
+    """The dataset, three loaders and the model, on the configuration's seed, as RecBole makes them."""
     init_seed(config["seed"], config["reproducibility"])
     dataset = load_dataset(config)
     train_data, valid_data, test_data = _in_words(config, lambda: data_preparation(config, dataset))
@@ -96,7 +96,7 @@ def _data_and_model(config):
         raise DataError(f"no interaction of {config['dataset']!r} is left to train on after filtering")
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     net = config.model_class(config, train_data._dataset).to(config["device"])
-    return train_data, valid_data, test_data, net
+    return dataset, train_data, valid_data, test_data, net
 
 
 def load_dataset(config):
@@ -158,10 +158,9 @@ def load_data_and_model(model_file: str):
     state = checkpoint.load(model_file)
     config = Config.from_data(state["config"])
     check_dataset(config)
-    train_data, valid_data, test_data, model = _data_and_model(config)
+    dataset, train_data, valid_data, test_data, model = _data_and_model(config)
     load_weights(model, state, model_file)
-    model.eval()
-    return config, model, train_data._dataset, train_data, valid_data, test_data
+    return config, model, dataset, train_data, valid_data, test_data
 
 
 def objective_function(config_dict=None, config_file_list=None, saved=True):

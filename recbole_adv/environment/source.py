@@ -111,7 +111,7 @@ def user_activity(dataset: Dataset, request: Request) -> Tensor:
 def time(dataset: Dataset, request: Request) -> Tensor:
     """When the interaction (of a sequential dataset: the target) took place; 0 is the earliest.
 
-    RecBole stores timestamps as float32: Unix seconds that are about a minute apart are equal.
+    RecBole stores timestamps as float32: Unix seconds are rounded to multiples of 128.
     """
     field = dataset.time_field
     if field is None or field not in dataset.inter_feat:

@@ -58,6 +58,8 @@ def logit_of(prob: Tensor) -> Tensor:
 
     prob: any shape.   Returns the same shape.
     """
+    # Half precision has no number between 1 - 5e-4 and 1.
+    prob = prob.to(torch.promote_types(prob.dtype, torch.float32))
     kept = prob.detach().clamp(PROB_EPS, 1 - PROB_EPS)
     prob = prob + (kept - prob.detach())
     return torch.log(prob) - torch.log1p(-prob)

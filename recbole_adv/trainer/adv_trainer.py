@@ -71,6 +71,7 @@ class AdvTrainer(RunStateMixin, Trainer):
         self.turns_taken = dict.fromkeys((player.name for player in self.players), 0)
         self.steps_taken = dict.fromkeys(self.turns_taken, 0)
         self.batch_count = 0
+        self.best_epoch: int | None = None
         self.progress = Progress(step=0, epoch=0.0, total_epochs=self.epochs)
         model.progress = self.progress
         self.report = Report(self)
@@ -301,13 +302,15 @@ class AdvTrainer(RunStateMixin, Trainer):
         start = time()
         score, result = self._valid_epoch(valid_data, show_progress=show_progress)
         score = float(score)
-        eligible = epoch >= self.config["selection_start_epoch"]
-        improved = eligible and self._improves(score)
+        start_epoch = self.config["selection_start_epoch"]
+        # A best model from before the penalty or the adversary set in only stands in for one.
+        stand_in = self.best_epoch is not None and self.best_epoch < start_epoch <= epoch
+        improved = stand_in or self._improves(score)
         if improved:
             self.best_valid_score, self.cur_step = score, 0
-            self.best_valid_result = result
+            self.best_valid_result, self.best_epoch = result, epoch
         else:
-            self.cur_step += eligible
+            self.cur_step += epoch >= start_epoch
         self.report.validated(epoch, time() - start, score, result, verbose)
         if improved and saved:
             self._save_checkpoint(epoch, verbose=verbose)
@@ -316,7 +319,7 @@ class AdvTrainer(RunStateMixin, Trainer):
         stop = self.cur_step > self.stopping_step
         if stop and verbose:
             self.logger.info(
-                "Finished training, best eval result in epoch %d", epoch - self.cur_step * self.eval_step
+                "Finished training, best eval result in epoch %s", self.best_epoch
             )
         return stop
 

@@ -109,6 +109,7 @@ class RunStateMixin:
                 "batch_count": self.batch_count,
                 "progress": asdict(self.progress),
                 "best_valid_result": self.best_valid_result,
+                "best_epoch": self.best_epoch,
                 "train_loss": self.train_loss_dict,
                 "random": random_state(),
                 "loaders": {name: g.get_state() for name, g in self._generators().items()},
@@ -200,6 +201,7 @@ class RunStateMixin:
         for name in ("step", "epoch", "previous_epoch"):
             setattr(self.progress, name, ours["progress"][name])
         self.best_valid_result = ours["best_valid_result"]
+        self.best_epoch = ours["best_epoch"]
         self.train_loss_dict = dict(ours["train_loss"])
         self._resumed = ours
 

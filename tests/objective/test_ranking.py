@@ -155,6 +155,12 @@ def test_bce_from_prob_at_the_ends(dtype):
     assert slope[0] < 0 and slope[1] > 0 and slope[2] < 0
 
 
+def test_bce_from_prob_of_half_precision_is_finite():
+    prob = torch.tensor([0.0, 1.0], dtype=torch.float16)
+    loss, gradient = ranking.bce_from_prob(prob, torch.tensor([1.0, 0.0]))
+    assert torch.isfinite(loss).all() and torch.isfinite(gradient).all()
+
+
 def test_fold_rows_averages_recboles_tiles():
     # k-th negative of positive i at row k * B + i, here value = 10 i + k.
     tiles = [[10.0 * i + k for i in range(3)] for k in range(4)]
