@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
 
 from recbole_adv import __version__
 from recbole_adv.errors import ConfigError, RecBoleAdvError
@@ -24,31 +27,55 @@ where that came from, and what it means.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 after a user's mistake."""
+    """Run a command; returns the exit code: 0, 2 after a user's mistake, 1 after one of ours."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    parser = build_parser()
-    options, settings = parser.parse_known_args([a for a in arguments if a != "--debug"])
-    if options.command is None:
-        parser.print_help()
-        return 0
     try:
-        options.function(options, settings)
+        with _quiet(debug):
+            _command([argument for argument in arguments if argument != "--debug"])
     except KeyboardInterrupt:
-        print("interrupted; --resume with the run directory goes on", file=sys.stderr)
+        _complain("interrupted; --resume=<run directory> goes on from the last epoch that ended")
         return 130
     except RecBoleAdvError as error:
         if debug:
             raise
-        print(f"recbole-adv: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
     except Exception as error:
         if debug:
             raise
-        detail = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"recbole-adv: {detail:.500} (--debug shows where)", file=sys.stderr)
+        _complain(f"{type(error).__name__}: {error}"[:500] + " (--debug shows where)")
         return 1
     return 0
+
+
+def _command(arguments: list[str]) -> None:
+    parser = build_parser()
+    options, settings = parser.parse_known_args(arguments)
+    if options.command is None:
+        parser.print_help()
+    else:
+        options.function(options, settings)
+
+
+def _complain(sentence: str) -> None:
+    print("recbole-adv:", " ".join(sentence.split()), file=sys.stderr)
+
+
+@contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
+    """Without the warnings about RecBole's own code, of which a user can mend nothing."""
+    with warnings.catch_warnings():
+        if not debug and not sys.warnoptions:
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+            warnings.filterwarnings("ignore", message=r"torch\.sparse\.", module=r"recbole\.")
+        yield
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A mistake is one sentence, as everywhere, in place of usage and exit."""
+        raise ConfigError(f"{message}; '{self.prog} --help' shows what to write")
 
 
 def run_main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +85,7 @@ def run_main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="recbole-adv",
         description="Train adversarial and invariant recommenders on RecBole.",
         allow_abbrev=False,

@@ -145,13 +145,21 @@ class Config(RecBoleConfig):
             key, equals, value = argument.removeprefix("--").partition("=")
             if not argument.startswith("--") or not equals or not key.isidentifier():
                 if self._strict:
-                    raise ConfigError(f"cannot read {argument!r}; write --key=value")
+                    raise ConfigError(f"cannot read {argument!r}; write {self._spelled(argument)}")
                 continue
             value = literal(value)
             if given.setdefault(key, value) != value:
                 raise ConfigError(f"--{key} is given twice, as {given[key]!r} and as {value!r}")
         self.source_of |= dict.fromkeys(given, "command line")
         return given
+
+    def _spelled(self, argument: str) -> str:
+        """``--key=value`` for what was written as ``--key value`` or ``key=value``."""
+        key, equals, value = argument.lstrip("-").partition("=")
+        after = self._command_line[self._command_line.index(argument) + 1 :][:1]
+        if not equals and after and not after[0].startswith("-"):
+            value = after[0]
+        return f"--{key}={value}" if key.isidentifier() and value else "--key=value"
 
     # --- resolving -----------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ def find_model(model: str | type) -> type:
     two models (RecBole's own and a user's).
     """
     if isinstance(model, type):
-        return model
+        return _recommender(model)
     if not isinstance(model, str) or not model:
         raise ConfigError(f"model must be a name or a class, got {model!r}")
     if ":" in model:
@@ -94,12 +94,15 @@ def find_model(model: str | type) -> type:
     module = ours if ours and model in own_model_names() else stock
     if module is None:
         names = [*own_model_names(), *user_models, *recbole_model_names()]
-        raise ConfigError(f"there is no model called {model!r}{suggest(model, names)}")
+        hint = suggest(model, names) or "; 'recbole-adv models' lists them"
+        hint = f"; write {model}:Class" if model.endswith(".py") else hint
+        raise ConfigError(f"there is no model called {model!r}{hint}")
     try:
         return getattr(importlib.import_module(module), model)
     except ImportError as error:
         raise ConfigError(
-            f"{model} needs the package {error.name!r}, which is not installed"
+            f"{model} needs the package {error.name!r}, which is not installed; install it, or choose "
+            "another model"
         ) from error
 
 
@@ -111,15 +114,28 @@ def _model_at(path: str) -> type:
     else:
         try:
             module = importlib.import_module(location)
-        except ImportError as error:
+        except Exception as error:  # whatever the module does
             raise ConfigError(
-                f"the module {location!r} of model {path!r} cannot be imported: {error}"
+                f"the module {location!r} of model {path!r} cannot be imported: {error}; write "
+                "package.module:Class or path/to/file.py:Class"
             ) from error
     found = getattr(module, name, None)
     if not isinstance(found, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise ConfigError(f"{location} has no class {name!r}{suggest(name, classes)}")
-    return found
+        known = f"; it has {', '.join(classes) or 'none'}"
+        raise ConfigError(f"{location} has no class {name!r}{suggest(name, classes) or known}")
+    return _recommender(found)
+
+
+def _recommender(model_class: type) -> type:
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    if not issubclass(model_class, AbstractRecommender):
+        raise ConfigError(
+            f"{model_class.__name__} of {model_class.__module__} is not a RecBole model; derive it "
+            "from GeneralRecommender, SequentialRecommender or another of RecBole's"
+        )
+    return model_class
 
 
 def _import_file(file: Path):
@@ -138,7 +154,9 @@ def _import_file(file: Path):
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ConfigError(f"{file.name} cannot be run: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"{file.name} cannot be run, mend it: {type(error).__name__}: {error}"
+        ) from error
     return module
 
 

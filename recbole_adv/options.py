@@ -72,7 +72,17 @@ class Option:
             fits = all(_COMPARE[symbol](value, number) for symbol, number in self.bounds)
             fits = fits and not (self.type_name == "float" and value != value)
         if not fits:
-            raise ConfigError(f"{self.key} must be {self.wanted()}, got {value!r}")
+            raise ConfigError(
+                f"{self.key} must be {self.wanted()}, got {value!r}{self._quoted(value)}"
+            )
+
+    def _quoted(self, value: Any) -> str:
+        """How to quote a list or a dict of which the shell, or the user, left a string."""
+        if not isinstance(value, str) or self.type_name not in ("list", "dict"):
+            return ""
+        words = re.findall(r"[^\s,:\[\]{}'\"]+", value)
+        example = str(words) if self.type_name == "list" else "{'name': value}"
+        return f'; write {self.key}: {example}, on a command line --{self.key}="{example}"'
 
     def wanted(self) -> str:
         """What to write, in words."""

@@ -23,6 +23,7 @@ import types
 from pathlib import Path
 
 from recbole_adv import discovery
+from recbole_adv.errors import ConfigError
 from recbole_adv.options import overall_options, properties_dir
 
 _PACKAGE = "recbole.model.general_recommender"
@@ -166,7 +167,10 @@ def backbone_of(model_class: type, given: dict) -> type:
     if name is None:
         for file in discovery.model_property_files(model_class):
             name = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("backbone", name)
-    return discovery.find_model(name)
+    try:
+        return discovery.find_model(name)
+    except ConfigError as error:
+        raise ConfigError(f"backbone {name!r} cannot be used: {error}") from error
 
 
 _registered = False

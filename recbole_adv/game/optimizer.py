@@ -64,8 +64,8 @@ def check_learner(config: Mapping[str, Any], player: str) -> None:
         argument = key.removeprefix(f"{prefix}learner_")
         if argument != key and value is not None and argument not in accepted:
             raise ConfigError(
-                f"{key} does not fit {prefix}learner {name!r}, which has no argument "
-                f"{argument!r}{suggest(argument, set(accepted) - set(_GIVEN_ELSEWHERE))}"
+                f"{key}: {value} does not fit {prefix}learner {name!r}, which has no argument "
+                f"{argument!r}{_instead(argument, accepted)}"
             )
     # A trial with one weight: torch checks the values of the arguments.
     optimizer_for(config, player, [nn.Parameter(torch.zeros(1))])
@@ -76,6 +76,11 @@ def check_learner(config: Mapping[str, Any], player: str) -> None:
             f"{prefix}clip_grad_norm must be a dict like {{max_norm: 5}} with keys among "
             f"{', '.join(sorted(allowed))}, got {clip!r}"
         )
+
+
+def _instead(argument: str, accepted: Iterable[str]) -> str:
+    names = [name for name in accepted if name not in _GIVEN_ELSEWHERE]
+    return suggest(argument, names) or f"; it has {', '.join(names)}"
 
 
 def build_optimizer(

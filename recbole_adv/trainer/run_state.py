@@ -85,11 +85,6 @@ class RunStateMixin:
 
     def _state(self, epoch: int) -> dict[str, Any]:
         """RecBole's keys, and under ``recbole_adv`` everything else that changes in training."""
-        optimizers = {
-            name: value.state_dict()
-            for name, value in vars(self).items()
-            if isinstance(value, torch.optim.Optimizer)
-        }
         return {
             "config": checkpoint.config_as_data(self.config),
             "epoch": epoch,
@@ -100,8 +95,10 @@ class RunStateMixin:
             "optimizer": self.optimizer.state_dict(),
             OUR_KEY: {
                 "players": {p.name: len(p.parameters) for p in self.players},
-                "optimizers": optimizers,
-                "player_optimizers": {n: o.state_dict() for n, o in self.optimizers.items()},
+                "optimizers": {
+                    name: {"learner": type(optimizer).__name__, "state": optimizer.state_dict()}
+                    for name, optimizer in self._all_optimizers().items()
+                },
                 "scalers": {n: s.state_dict() for n, s in self.scalers.items()},
                 "streams": {n: s.state_dict() for n, s in self.streams.items()},
                 "turns_taken": self.turns_taken,
@@ -182,15 +179,14 @@ class RunStateMixin:
                 f"{file} was written for the players {ours['players']} (with their numbers of "
                 f"parameters), but the model has {layout}; use the configuration it was written with"
             )
-        try:
-            for name, state in ours["optimizers"].items():
-                getattr(self, name).load_state_dict(state)
-            for name, state in ours["player_optimizers"].items():
-                self.optimizers[name].load_state_dict(state)
-        except (ValueError, KeyError, AttributeError) as error:
-            raise CheckpointError(
-                f"the optimizers in {file} do not fit those of the configuration: {error}"
-            ) from error
+        for name, optimizer in self._all_optimizers().items():
+            saved = ours["optimizers"].get(name, {"learner": "none"})
+            if saved["learner"] != type(optimizer).__name__:
+                raise CheckpointError(
+                    f"{name} in {file} is {saved['learner']}, but the configuration makes "
+                    f"{type(optimizer).__name__}; use the learner it was written with"
+                )
+            optimizer.load_state_dict(saved["state"])
         for group in ("scalers", "streams"):
             for name, state in ours[group].items():
                 if name in getattr(self, group):
@@ -204,6 +200,16 @@ class RunStateMixin:
         self.best_epoch = ours["best_epoch"]
         self.train_loss_dict = dict(ours["train_loss"])
         self._resumed = ours
+
+    def _all_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Every optimizer by name, once.
+
+        RecVAETrainer has two and calls one of them ``optimizer`` while it trains with it.
+        """
+        own = {n: v for n, v in vars(self).items() if isinstance(v, torch.optim.Optimizer)}
+        special = {n: v for n, v in own.items() if n != "optimizer"}
+        players = {f"optimizer_{name}": v for name, v in self.optimizers.items()}
+        return {**(special or own), **players}
 
     # --- the data loaders -----------------------------------------------------------------------
 

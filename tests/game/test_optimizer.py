@@ -1,0 +1,62 @@
+"""Optimizers from RecBole's keys, for each player."""
+
+import pytest
+import torch
+from torch import nn, optim
+
+from recbole_adv.errors import ConfigError
+from recbole_adv.game.optimizer import build_optimizer, check_learner, optimizer_for
+
+BASE = {"learner": "adam", "learning_rate": 0.001, "weight_decay": 0.0, "clip_grad_norm": None}
+
+
+def weights():
+    return [nn.Parameter(torch.ones(2))]
+
+
+def test_max_keys_fall_back_to_the_plain_ones():
+    config = {**BASE, "weight_decay": 0.1, "max_learner": None, "max_learning_rate": 0.5}
+    high = optimizer_for(config, "max", weights())
+    assert type(high) is optim.Adam
+    assert (high.defaults["lr"], high.defaults["weight_decay"]) == (0.5, 0.1)
+    assert optimizer_for(config, "min", weights()).defaults["lr"] == 0.001
+
+
+def test_zero_is_a_value_not_a_gap():
+    config = {**BASE, "weight_decay": 0.1, "max_learning_rate": 0, "max_weight_decay": 0.0}
+    high = optimizer_for(config, "max", weights())
+    assert (high.defaults["lr"], high.defaults["weight_decay"]) == (0, 0)
+
+
+def test_arguments_of_the_optimizer_are_keys():
+    config = {**BASE, "learner_betas": [0.5, 0.9], "learner_eps": 1e-6}
+    assert optimizer_for(config, "min", weights()).defaults["betas"] == (0.5, 0.9)
+    critic = {**config, "critic_learner": "rmsprop", "critic_learner_momentum": 0.3}
+    found = optimizer_for(critic, "critic", weights())
+    # eps of the plain key fits RMSprop too, betas do not and are left out.
+    assert type(found) is optim.RMSprop
+    assert (found.defaults["momentum"], found.defaults["eps"]) == (0.3, 1e-6)
+    adagrad = {**BASE, "learner": "adagrad", "learner_initial_accumulator_value": 0.1}
+    assert optimizer_for(adagrad, "min", weights()).defaults["initial_accumulator_value"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"learner": "adma"}, "did you mean adam"),
+        ({"learner": 3}, "learner must be one of"),
+        ({"learner": "sgd", "learner_betas": [0.9, 0.99]}, "no argument 'betas'"),
+        ({"learner_betas": [0.9, 2.0]}, "Invalid beta"),
+        ({"learner": "sparse_adam", "weight_decay": 0.1}, "has no weight decay"),
+        ({"clip_grad_norm": {"norm": 1}}, "max_norm"),
+        ({"clip_grad_norm": {"norm_type": 2}}, "max_norm"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(change, words):
+    with pytest.raises(ConfigError, match=words):
+        check_learner({**BASE, **change}, "min")
+
+
+def test_unknown_learner_never_becomes_adam():
+    with pytest.raises(ConfigError, match="sdg"):
+        build_optimizer(weights(), "sdg", 0.1, 0.0)

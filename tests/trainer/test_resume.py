@@ -1,0 +1,152 @@
+"""An interrupted run goes on exactly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_adv import checkpoint, load_data_and_model, run_recbole_adv
+from recbole_adv.errors import CheckpointError
+
+EIIL = {
+    "backbone": "NeuMF",  # dropout: the random state matters
+    "dropout_prob": 0.3,
+    "max_start_epoch": 1,
+    "penalty_start": 1,
+    "penalty_schedule": "linear",
+    "penalty_stop": 3,
+    "max_interval": 2,
+    "selection_start_epoch": 0,
+    "learner": "adam",
+    "max_learner": "rmsprop",
+    "mf_embedding_size": 8,
+    "mlp_embedding_size": 8,
+}
+
+
+def same(a, b, path=""):
+    """Two trees of tensors and numbers are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for index, (x, y) in enumerate(zip(a, b)):
+            same(x, y, f"{path}[{index}]")
+    elif hasattr(a, "tobytes"):
+        assert a.tobytes() == b.tobytes(), path
+    else:
+        assert a == b or (a != a and b != b), f"{path}: {a} != {b}"
+
+
+def state_of(run_dir):
+    """A finished run's last checkpoint, without what names the run."""
+    state = checkpoint.load(os.path.join(run_dir, "last.pth"))
+    del state["config"]
+    return state
+
+
+@pytest.mark.parametrize(
+    "model, settings",
+    [
+        ("EIIL", {**EIIL, "game_update": "shared_graph"}),
+        ("EIIL", {**EIIL, "game_update": "separate_forward"}),
+        ("EIIL", {**EIIL, "generator": "table", "inference": "one_shot", "one_shot_epochs": 2}),
+        ("EIIL", {**EIIL, "max_data": "fresh", "max_unit": "step"}),
+        ("GroupDRO", {"n_environments": 3}),
+        ("IRM", {"penalty_start": 3, "n_environments": 3}),
+        ("CKE", {}),
+        ("RecVAE", {"train_neg_sample_args": None}),
+        ("SASRec", {}),
+    ],
+)
+def test_four_epochs_are_two_and_two(model, settings, settings_of):
+    given = settings_of(model, epochs=4, **settings)
+    whole = run_recbole_adv(model, "checkerboard", config_dict=given)
+    half = run_recbole_adv(model, "checkerboard", config_dict={**given, "epochs": 2})
+    rest = run_recbole_adv(resume=half["run_dir"], config_dict={"epochs": 4})
+    assert rest["run_dir"] == half["run_dir"]
+    for key in ("best_valid_score", "best_valid_result", "test_result"):
+        assert rest[key] == whole[key]
+    same(state_of(rest["run_dir"]), state_of(whole["run_dir"]))
+    lines = Path(half["run_dir"], "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3]
+
+
+def test_goes_on_after_kill_in_the_middle_of_an_epoch(settings_of):
+    given = settings_of("EIIL", epochs=6, **{**EIIL, "dropout_prob": 0.2, "train_batch_size": 8})
+    whole = run_recbole_adv("EIIL", "checkerboard", config_dict=given)
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from recbole_adv import run_recbole_adv\n"
+        f"run_recbole_adv('EIIL', 'checkerboard', config_dict={given!r} | {{'run_dir': 'killed'}})"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    metrics, deadline = Path("killed/metrics.jsonl"), time.time() + 120
+    while time.time() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        time.sleep(0.005)
+    time.sleep(0.02)  # into the next epoch
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+    rest = run_recbole_adv(resume="killed")
+    assert rest["test_result"] == whole["test_result"]
+    same(state_of("killed"), state_of(whole["run_dir"]))
+
+
+def test_best_model_can_be_loaded_with_its_data(settings_of):
+    done = run_recbole_adv("EIIL", "checkerboard", config_dict=settings_of("EIIL", **EIIL))
+    config, model, dataset, train, valid, test = load_data_and_model(f"{done['run_dir']}/model.pth")
+    from recbole_adv.trainer import trainer_class
+
+    trainer = trainer_class(config.model_class)(config, model)
+    assert trainer.evaluate(test, load_best_model=False) == done["test_result"]
+
+
+def test_runs_of_the_same_second_share_no_file(settings_of):
+    given = settings_of("BPR", epochs=1)
+    first, second = (run_recbole_adv("BPR", "checkerboard", config_dict=given) for _ in range(2))
+    assert first["run_dir"] != second["run_dir"]
+    shared = {**given, "checkpoint_dir": "mine"}
+    for _ in range(2):
+        run_recbole_adv("BPR", "checkerboard", config_dict=shared)
+    assert len(list(Path("mine").glob("*.pth"))) == 4  # a best and a last of each
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"embedding_size": 16}, "does not fit this model"),
+        ({"learner": "sgd"}, "is Adam, but the configuration makes SGD"),
+        ({"model": "LightGCN"}, "holds a BPR, not a LightGCN"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(changed, words, tiny, settings_of):
+    given = settings_of("BPR", epochs=1)
+    done = run_recbole_adv("BPR", "checkerboard", config_dict=given)
+    model = changed.pop("model", "BPR")
+    other = tiny(model, **{**given, **changed})
+    with pytest.raises(CheckpointError, match=words):
+        other.trainer.resume_checkpoint(f"{done['run_dir']}/last.pth")
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(tiny, monkeypatch):
+    run = tiny("BPR")
+    run.trainer._save_checkpoint(0, verbose=False)
+    before = Path(run.trainer.saved_model_file).read_bytes()
+    monkeypatch.setattr(torch, "save", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space")))
+    with pytest.raises(CheckpointError, match="No space"):
+        run.trainer._save_checkpoint(1, verbose=False)
+    assert Path(run.trainer.saved_model_file).read_bytes() == before
+    assert not [f for f in Path(run.trainer.checkpoint_dir).iterdir() if "tmp" in f.name]
