@@ -120,13 +120,16 @@ class Config(RecBoleConfig):
                 content = yaml.load(text, Loader=self.yaml_loader)
             except OSError as error:
                 raise ConfigError(
-                    f"the configuration file {file!r} cannot be read: {error.strerror}"
+                    f"the configuration file {file!r} cannot be read: {error.strerror}; write the path "
+                    "of a YAML file"
                 ) from error
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 where = getattr(error, "problem_mark", None)
                 line = f" in line {where.line + 1}" if where else ""
                 problem = getattr(error, "problem", None) or "it is not text"
-                raise ConfigError(f"{file} is not YAML{line}: {problem}") from error
+                raise ConfigError(
+                    f"{file} is not YAML{line}: {problem}; write lines 'key: value'"
+                ) from error
             if content is not None and not isinstance(content, dict):
                 raise ConfigError(f"{file} must hold lines 'key: value', got {content!r:.60}")
             merged.update(content or {})

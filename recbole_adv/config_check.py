@@ -18,46 +18,21 @@ from recbole_adv import discovery
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.game.optimizer import PLAYER_KEYS, check_learner
 from recbole_adv.options import Option, overall_options, properties_dir, read_options
+from recbole_adv.recbole_values import OPTIONS as RECBOLE_OPTIONS
+from recbole_adv.recbole_values import check_recbole_values
 
-# RecBole checks few of its own values; the ones that otherwise fail deep inside, by our schema.
-_RECBOLE_OPTIONS = {
-    key: Option.parse(key, kind, "")
-    for key, kind in {
-        "epochs": "int >= 0",
-        "train_batch_size": "int >= 1",
-        "eval_batch_size": "int >= 1",
-        "eval_step": "int >= 0",
-        "stopping_step": "int >= 0",
-        "learner": "str",
-        "learning_rate": "float >= 0",
-        "weight_decay": "float >= 0",
-        "clip_grad_norm": "dict, or None",
-        "seed": "int >= 0",
-        "worker": "int >= 0",
-        "use_gpu": "bool",
-        "show_progress": "bool",
-        "reproducibility": "bool",
-        "enable_amp": "bool",
-        "enable_scaler": "bool",
-        "embedding_size": "int >= 1",
-        "eval_args": "dict",
-        "data_path": "str",
-        "checkpoint_dir": "str",
-        "valid_metric": "str",
-        "load_col": "dict, or None",
-        "benchmark_filename": "list, or None",
-    }.items()
-}
+# Keys that begin so are ours, or are read by the model's own source.
+_OURS = ("max_", "min_", "learner_", "penalty_", "environment_", "technique")
 
 
 def check_config(config) -> None:
     """Raise :class:`ConfigError` for the first key or value that cannot be used."""
     final = config.final_config_dict
     _check_names(config)
-    for key, option in {**_RECBOLE_OPTIONS, **overall_options(), **_model_options(config)}.items():
+    for key, option in {**overall_options(), **_model_options(config)}.items():
         if key in final:
             option.check(final[key])
-    _check_metrics(final)
+    check_recbole_values(config)
     for player in ("min", "max"):
         check_learner(final, player)
     start, stop = final["max_start_epoch"], final["max_stop_epoch"]
@@ -85,15 +60,13 @@ def _check_names(config) -> None:
         if key in known or _read_by_model(config, key) or _of_custom_player(config, key):
             continue
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
-        if near or key.startswith(("max_", "learner_", "penalty_")):
-            raise ConfigError(
-                f"there is no key {key!r} (from {config.source_of.get(key)})"
-                f"{suggest(key, near or known)}"
-            )
+        if near or key.startswith(_OURS):
+            hint = suggest(key, near or known) or "; 'recbole-adv config' lists the keys"
+            raise ConfigError(f"there is no key {key!r} (from {config.source_of.get(key)}){hint}")
 
 
 def _known_keys(config) -> set[str]:
-    keys = set(overall_options()) | set(_RECBOLE_OPTIONS) | _recbole_keys()
+    keys = set(overall_options()) | set(RECBOLE_OPTIONS) | _recbole_keys()
     keys |= {key for category in config.parameters.values() for key in category}
     keys |= set(getattr(config, "internal_config_dict", ()))
     keys |= {"model", "dataset", "config_files", "backbone", "nproc", "world_size", "ip", "port"}
@@ -145,35 +118,6 @@ def _of_custom_player(config, key: str) -> bool:
         if head != key and head not in ("min", "max") and _read_by_model(config, head):
             return True
     return False
-
-
-def _check_metrics(final: Mapping[str, Any]) -> None:
-    from recbole.evaluator import metric_types
-    from recbole.utils import EvaluatorType
-
-    metrics, topk = final["metrics"], final["topk"]
-    metrics = [metrics] if isinstance(metrics, str) else metrics
-    topk = [topk] if isinstance(topk, int) else topk
-    if not isinstance(metrics, (list, tuple)) or not metrics:
-        raise ConfigError(f"metrics must be a list of names, got {metrics!r}")
-    for name in metrics:
-        if not isinstance(name, str) or name.lower() not in metric_types:
-            raise ConfigError(
-                f"there is no metric called {name!r}{suggest(str(name), metric_types)}"
-            )
-    if topk is not None and not (
-        isinstance(topk, (list, tuple)) and all(isinstance(k, int) and k > 0 for k in topk)
-    ):
-        raise ConfigError(f"topk must be a list of positive whole numbers, got {topk!r}")
-    possible = []
-    for name in map(str.lower, metrics):
-        plain = metric_types[name] == EvaluatorType.VALUE or name == "gauc"
-        possible += [name] if plain else [f"{name}@{k}" for k in topk or ()]
-    if final["valid_metric"].lower() not in possible:
-        raise ConfigError(
-            f"valid_metric {final['valid_metric']!r} is not among the metrics computed "
-            f"({', '.join(possible)}); change it, or metrics and topk"
-        )
 
 
 def meanings(config) -> dict[str, str]:

@@ -77,7 +77,7 @@ def find_model(model: str | type) -> type:
     two models (RecBole's own and a user's).
     """
     if isinstance(model, type):
-        return _recommender(model)
+        return _recommender(model, model.__name__)
     if not isinstance(model, str) or not model:
         raise ConfigError(f"model must be a name or a class, got {model!r}")
     if ":" in model:
@@ -124,16 +124,16 @@ def _model_at(path: str) -> type:
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         known = f"; it has {', '.join(classes) or 'none'}"
         raise ConfigError(f"{location} has no class {name!r}{suggest(name, classes) or known}")
-    return _recommender(found)
+    return _recommender(found, path)
 
 
-def _recommender(model_class: type) -> type:
+def _recommender(model_class: type, name: str) -> type:
     from recbole.model.abstract_recommender import AbstractRecommender
 
     if not issubclass(model_class, AbstractRecommender):
         raise ConfigError(
-            f"{model_class.__name__} of {model_class.__module__} is not a RecBole model; derive it "
-            "from GeneralRecommender, SequentialRecommender or another of RecBole's"
+            f"{name} is not a RecBole model; derive it from GeneralRecommender, "
+            "SequentialRecommender or another of RecBole's"
         )
     return model_class
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import pandas
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import init_seed, set_color
+from recbole.utils import EvaluatorType, init_seed, set_color
 
 from recbole_adv import checkpoint
 from recbole_adv.config import Config
 from recbole_adv.data.check import check_dataset
-from recbole_adv.errors import CheckpointError, DataError, RecBoleAdvError
+from recbole_adv.discovery import find_model
+from recbole_adv.errors import CheckpointError, ConfigError, DataError, RecBoleAdvError
 from recbole_adv.run_directory import RunDirectory
 from recbole_adv.trainer import trainer_class
 from recbole_adv.trainer.run_state import load_weights
@@ -55,22 +57,23 @@ def run_recbole_adv(
     else:
         resume = _checkpoint_in(resume)
         config = _resumed_config(resume, config_file_list, config_dict, command_line)
+        _check_resumed(config, model, dataset, resume)
     run = RunDirectory(config)
     check_dataset(config)
-    run.create()
-    with run.logging():
+    with run.created(), run.logging():
         logger = getLogger()
         logger.info(" ".join(sys.argv))
         logger.info(config)
-        run.write_config()
         _, train_data, valid_data, test_data, net = _data_and_model(config)
         logger.info(net)
         trainer = trainer_class(config.model_class)(config, net)
         if resume is not None:
             trainer.resume_checkpoint(resume)
-        best_valid_score, best_valid_result = trainer.fit(
-            train_data, valid_data, saved=saved, show_progress=config["show_progress"]
-        )
+        run.write_config()
+        with _fields_in_words(config, train_data):
+            best_valid_score, best_valid_result = trainer.fit(
+                train_data, valid_data, saved=saved, show_progress=config["show_progress"]
+            )
         test_result = trainer.evaluate(
             test_data, load_best_model=saved, show_progress=config["show_progress"]
         )
@@ -92,6 +95,7 @@ def _data_and_model(config):
     init_seed(config["seed"], config["reproducibility"])
     dataset = load_dataset(config)
     train_data, valid_data, test_data = _in_words(config, lambda: data_preparation(config, dataset))
+    _check_topk(config, dataset.item_num - 1)
     if len(train_data._dataset.inter_feat) == 0:
         raise DataError(f"no interaction of {config['dataset']!r} is left to train on after filtering")
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -112,6 +116,15 @@ def load_dataset(config):
     return dataset
 
 
+def _check_topk(config, n_items: int) -> None:
+    """RecBole ranks all items at once, which must then be as many as the longest list."""
+    if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"] or [0]) > n_items:
+        raise ConfigError(
+            f"topk must be at most the number of items of {config['dataset']!r}, {n_items}, got "
+            f"{config['topk']}; write topk: [{n_items}] or less, and a valid_metric that fits"
+        )
+
+
 def _in_words(config, work):
     """RecBole's complaints about data as a :class:`DataError`."""
     try:
@@ -127,6 +140,29 @@ def _in_words(config, work):
         raise DataError(f"a file of {config['dataset']!r} cannot be read: {error}") from error
 
 
+@contextmanager
+def _fields_in_words(config, train_data) -> Iterator[None]:
+    """A field that the model reads and that no batch holds, as a :class:`ConfigError`."""
+    try:
+        yield
+    except KeyError as error:
+        trace = error.__traceback__
+        while trace.tb_next is not None:
+            trace = trace.tb_next
+        if not trace.tb_frame.f_code.co_filename.endswith("interaction.py"):
+            raise
+        field, columns = str(error.args[0]), train_data._dataset.inter_feat.columns
+        sampling = "train_neg_sample_args: {'distribution': 'uniform', 'sample_num': 1}"
+        hint = f"add {field} to load_col"
+        if field.startswith(config["NEG_PREFIX"]):
+            hint = f"write {sampling}"
+        elif field == config["LABEL_FIELD"]:
+            hint = f"write {sampling}, or threshold: {{'rating': 4}} to make it from ratings"
+        raise ConfigError(
+            f"{config['model']} needs the field {field!r}, got rows of {', '.join(columns)}; {hint}"
+        ) from error
+
+
 def _checkpoint_in(path: str) -> str:
     file = Path(path)
     if not file.is_dir():
@@ -139,7 +175,12 @@ def _checkpoint_in(path: str) -> str:
 
 def _resumed_config(file: str, config_files, config_dict, command_line) -> Config:
     """The configuration in a checkpoint, with what was given now on top."""
-    data = checkpoint.load(file)["config"]
+    data = checkpoint.load(file).get("config")
+    if not isinstance(data, dict) or not {"model", "dataset"} <= set(data):
+        raise CheckpointError(
+            f"{file} holds weights but no configuration, so no run can go on from it; write the path "
+            "of a checkpoint of recbole_adv or RecBole"
+        )
     reader = Config.__new__(Config)
     reader._command_line, reader._strict, reader.source_of = list(command_line or ()), True, {}
     reader.yaml_loader = reader._build_yaml_loader()
@@ -147,6 +188,16 @@ def _resumed_config(file: str, config_files, config_dict, command_line) -> Confi
     given |= reader._load_variable_config_dict(dict(config_dict or {}))
     given |= reader._load_cmd_line()
     return Config.from_data(data, given)
+
+
+def _check_resumed(config, model, dataset, file: str) -> None:
+    """A model or data set that was named along with ``resume`` must be the checkpoint's."""
+    if dataset not in (None, config["dataset"]):
+        raise ConfigError(
+            f"{file} was trained on {config['dataset']!r}, got dataset {dataset!r}; leave it out"
+        )
+    if model is not None and find_model(model).__name__ != config["model"]:
+        raise ConfigError(f"{file} holds a {config['model']}, got model {model!r}; leave it out")
 
 
 def load_data_and_model(model_file: str):

@@ -50,7 +50,7 @@ OPTIONS: Mapping[str, Option] = {
 
 _WORDS = {
     "order": ("RO", "TO"),
-    "group_by": ("user", "none", None),
+    "group_by": ("user", "none", "None"),
     "split": ("RS", "LS"),
     "LS": ("valid_and_test", "valid_only", "test_only"),
 }
@@ -62,17 +62,16 @@ _INTERVAL = re.compile(r"\s*[\[(]\s*-?[\w.]+\s*,\s*-?[\w.]+\s*[\])]\s*")
 def check_recbole_values(config) -> None:
     """Raise :class:`ConfigError` for the first value of a key of RecBole's that cannot be used."""
     final = config.final_config_dict
-    _check_like_default(config)
     for key, option in OPTIONS.items():
         if key in final:
             option.check(final[key])
-    _check_metrics(final)
     _check_eval_args(final["eval_args"])
+    _check_metrics(final)
     _check_loss_type(config)
+    _check_like_default(config)
     for key in ("user_inter_num_interval", "item_inter_num_interval"):
         value = final.get(key)
-        parts = value.split(";") if isinstance(value, str) else [value]
-        if value is not None and not all(_INTERVAL.fullmatch(str(part)) for part in parts):
+        if value is not None and not all(map(_INTERVAL.fullmatch, str(value).split(";"))):
             raise ConfigError(f"{key} must be an interval such as '[5,inf)', got {value!r}")
     state = final.get("state")
     if state is not None and str(state).lower() not in _LEVELS:
@@ -95,9 +94,9 @@ def _check_like_default(config) -> None:
         is_list = isinstance(default, list) and isinstance(value, (str, int, float, dict))
         is_number = isinstance(default, (int, float)) and isinstance(value, (str, list, dict))
         if is_list or is_number:
-            kind = "a list" if is_list else "a number"
+            kind = f"a list such as {default}" if is_list else f"a number such as {default}"
             kind = "True or False" if isinstance(default, bool) else kind
-            raise ConfigError(f"{key} must be {kind} such as {default}, got {value!r}")
+            raise ConfigError(f"{key} must be {kind}, got {value!r}")
 
 
 def _check_metrics(final: Mapping[str, Any]) -> None:
@@ -124,6 +123,11 @@ def _check_metrics(final: Mapping[str, Any]) -> None:
             f"metrics must be all of ranking or all of values (AUC, LogLoss, MAE, RMSE), got {metrics}; "
             "leave one kind out"
         )
+    if kinds == {EvaluatorType.VALUE} and "full" in _modes(final["eval_args"]):
+        raise ConfigError(
+            f"metrics {metrics} need labelled rows, got eval_args mode full; write eval_args: "
+            "{'mode': 'labeled'}, or metrics of a ranking"
+        )
     if final["valid_metric"].lower() not in possible:
         raise ConfigError(
             f"valid_metric {final['valid_metric']!r} is not among the metrics computed "
@@ -140,8 +144,7 @@ def _check_eval_args(given: Mapping[str, Any]) -> None:
             )
     _check_words(given, "order")
     _check_words(given, "group_by")
-    modes = given.get("mode", "full")
-    for mode in modes.values() if isinstance(modes, dict) else [modes]:
+    for mode in _modes(given):
         if not isinstance(mode, str) or not _MODE.fullmatch(mode):
             raise ConfigError(f"mode in eval_args must be full, labeled, uni100 or pop100, got {mode!r}")
     split = given.get("split")
@@ -157,10 +160,15 @@ def _check_eval_args(given: Mapping[str, Any]) -> None:
             )
 
 
+def _modes(eval_args: Mapping[str, Any]) -> list[Any]:
+    mode = eval_args.get("mode", "full")
+    return list(mode.values()) if isinstance(mode, dict) else [mode]
+
+
 def _check_words(given: Mapping[str, Any], key: str) -> None:
     value = given.get(key)
     if value is not None and value not in _WORDS[key]:
-        words = ", ".join(str(word) for word in _WORDS[key])
+        words = ", ".join(_WORDS[key])
         raise ConfigError(f"{key} in eval_args must be one of {words}, got {value!r}")
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +45,50 @@ class RunDirectory:
         self.config = config
         self.path = Path(config["run_dir"])
 
-    def create(self) -> None:
-        """Make the directories; a sentence where that is not possible."""
-        for key in ("run_dir", "checkpoint_dir"):
-            folder = Path(self.config[key])
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                probe = folder / f".write-test-{os.getpid()}"
-                probe.touch()
-                probe.unlink()
-            except OSError as error:
-                raise CheckpointError(
-                    f"{key} {str(folder)!r} cannot be written ({error.strerror}); write another one"
-                ) from error
+    @contextmanager
+    def created(self) -> Iterator[None]:
+        """The directories, inside; gone again if the run fails before its first epoch has ended."""
+        folders = {key: Path(self.config[key]) for key in ("run_dir", "checkpoint_dir")}
+        new = [p for f in folders.values() for p in (f, *f.parents) if not p.exists()]
+        before, trained = self._written_early(), self._trained()
+        try:
+            for key, folder in folders.items():
+                self._create(key, folder)
+            yield
+        except BaseException:
+            if self._trained() == trained:
+                self._remove(self._written_early() - before, new)
+            raise
+
+    @staticmethod
+    def _create(key: str, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".write-test-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise CheckpointError(
+                f"{key} {str(folder)!r} cannot be written ({error.strerror}); write another one"
+            ) from error
+
+    def _written_early(self) -> set[Path]:
+        """What a run writes before it trains."""
+        names = ("run.log", "config.yaml", "*.tmp", "tensorboard", "tensorboard/**/*")
+        return {file for name in names for file in self.path.glob(name)}
+
+    def _trained(self) -> list[tuple]:
+        """What shows that an epoch has ended."""
+        folders = {self.path, Path(self.config["checkpoint_dir"])}
+        files = [f for folder in folders for f in (*folder.glob("*.pth"), folder / "metrics.jsonl")]
+        return sorted((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.is_file())
+
+    @staticmethod
+    def _remove(files: set[Path], folders: list[Path]) -> None:
+        """Take away files, and folders that are then empty."""
+        for path in sorted(files | set(folders), key=lambda path: -len(path.parts)):
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
 
     @contextmanager
     def logging(self) -> Iterator[None]:

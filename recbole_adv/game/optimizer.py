@@ -71,7 +71,8 @@ def check_learner(config: Mapping[str, Any], player: str) -> None:
     optimizer_for(config, player, [nn.Parameter(torch.zeros(1))])
     clip = setting(config, player, "clip_grad_norm")
     allowed = set(inspect.signature(nn.utils.clip_grad_norm_).parameters) - {"parameters"}
-    if clip and (not isinstance(clip, dict) or not set(clip) <= allowed or "max_norm" not in clip):
+    fits = isinstance(clip, dict) and set(clip) <= allowed
+    if clip and not (fits and isinstance(clip.get("max_norm"), (int, float))):
         raise ConfigError(
             f"{prefix}clip_grad_norm must be a dict like {{max_norm: 5}} with keys among "
             f"{', '.join(sorted(allowed))}, got {clip!r}"
@@ -108,7 +109,10 @@ def build_optimizer(
     try:
         return LEARNERS[learner](parameters, lr=learning_rate, **arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"the optimizer {learner} cannot be built: {error}") from error
+        raise ConfigError(
+            f"the optimizer {learner} cannot be built: {error}; torch.optim."
+            f"{LEARNERS[learner].__name__} says what its arguments may be"
+        ) from error
 
 
 def optimizer_for(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from recbole_adv.errors import ConfigError
 from recbole_adv.game.player import Player, players_of
 from recbole_adv.game.schedule import Schedule, schedule_of
 from recbole_adv.trainer.adv_trainer import AdvTrainer
+from recbole_adv.trainer.game_loop import Joint
 
 
 class INVTrainer(AdvTrainer):
@@ -47,7 +48,7 @@ class INVTrainer(AdvTrainer):
             return own(config)
         return schedule_of(config.final_config_dict, [player.name for player in self.players])
 
-    def _joint(self) -> Callable[[Any], Mapping[str, Any]] | None:
+    def _joint(self) -> Joint | None:
         joint = getattr(self.model, "calculate_joint", None)
         wanted = self.config["game_update"]
         if wanted == "shared_graph" and joint is None:

@@ -66,10 +66,10 @@ class Report:
         """The figures of the epoch; this reads the device."""
         trainer = self.trainer
         figures: dict[str, Any] = {}
-        for name, statistics in trainer.statistics.items():
+        for name, statistics in trainer.loop.statistics.items():
             figures |= {f"{name}/{k}": v for k, v in statistics.figures().items()}
             if len(trainer.players) > 1:
-                figures[f"{name}/turns"] = trainer.turns_taken[name]
+                figures[f"{name}/turns"] = trainer.loop.turns_taken[name]
         values = getattr(trainer.model, "log_values", dict)()
         return figures | {name: _plain(value) for name, value in values.items()}
 
@@ -83,7 +83,7 @@ class Report:
         head = set_color(f"epoch {epoch} training", "green")
         return f"{head} [{set_color('time', 'blue')}: {seconds:.2f}s, {', '.join(shown)}]"
 
-    def write(self, epoch: int) -> None:
+    def write(self) -> None:
         """Append the epoch to metrics.jsonl in the run's directory."""
         run_dir = self.trainer.config["run_dir"]
         if not run_dir or not self._line:

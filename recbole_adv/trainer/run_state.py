@@ -8,7 +8,6 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +99,7 @@ class RunStateMixin:
                     for name, optimizer in self._all_optimizers().items()
                 },
                 "scalers": {n: s.state_dict() for n, s in self.scalers.items()},
-                "streams": {n: s.state_dict() for n, s in self.streams.items()},
-                "turns_taken": self.turns_taken,
-                "steps_taken": self.steps_taken,
-                "batch_count": self.batch_count,
-                "progress": asdict(self.progress),
+                "loop": self.loop.state_dict(),
                 "best_valid_result": self.best_valid_result,
                 "best_epoch": self.best_epoch,
                 "train_loss": self.train_loss_dict,
@@ -187,15 +182,10 @@ class RunStateMixin:
                     f"{type(optimizer).__name__}; use the learner it was written with"
                 )
             optimizer.load_state_dict(saved["state"])
-        for group in ("scalers", "streams"):
-            for name, state in ours[group].items():
-                if name in getattr(self, group):
-                    getattr(self, group)[name].load_state_dict(state)
-        self.turns_taken = dict(ours["turns_taken"])
-        self.steps_taken = dict(ours["steps_taken"])
-        self.batch_count = ours["batch_count"]
-        for name in ("step", "epoch", "previous_epoch"):
-            setattr(self.progress, name, ours["progress"][name])
+        for name, scaler in self.scalers.items():
+            if name in ours["scalers"]:
+                scaler.load_state_dict(ours["scalers"][name])
+        self.loop.load_state_dict(ours["loop"])
         self.best_valid_result = ours["best_valid_result"]
         self.best_epoch = ours["best_epoch"]
         self.train_loss_dict = dict(ours["train_loss"])

@@ -22,7 +22,7 @@ class PlayerStatistics:
         self._samples: dict[str, list[Tensor]] = {"gradient_norm": [], "gain": []}
 
     def add(self, outcome: Outcome) -> None:
-        """Count one step."""
+        """Count one step; a closed-form move has no loss."""
         self.steps += 1
         if not self._sums:
             self._sums = [torch.zeros((), dtype=torch.float64, device=p.device) for p in outcome.parts]
@@ -37,6 +37,10 @@ class PlayerStatistics:
     def losses(self) -> tuple[float, ...]:
         """The sum of each part of the loss; this reads the device."""
         return tuple(total.item() for total in self._sums)
+
+    def mean(self) -> float:
+        """The mean loss of a step, or objective of a player that maximises."""
+        return self.sign * sum(self.losses) / max(self.steps, 1)
 
     def figures(self) -> dict[str, float]:
         """Means per step by name, for the logs."""

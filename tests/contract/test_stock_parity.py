@@ -90,7 +90,7 @@ def test_inert_adversary_equals_stock(model, game_update, tiny, settings_of):
     }
     run = tiny("EIIL", **settings, **adversary)
     run.fit()
-    assert run.trainer.turns_taken["max"] == run.trainer.turns_taken["min"] > 0
+    assert run.trainer.loop.turns_taken["max"] == run.trainer.loop.turns_taken["min"] > 0
     assert_equal_runs(run, stock)
 
 

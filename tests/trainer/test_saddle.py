@@ -102,10 +102,10 @@ def test_each_turn_moves_only_its_own_and_its_value_its_way(mode, tiny):
     run = tiny(Quadratic, game_update=mode, **PLAY)
     batch = run.batch()
     trainer, model = run.trainer, run.model
-    turns = trainer._turns(None)
+    turns = trainer._turns()
     for name, sign, other in (("min", -1, model.env_generator), ("max", 1, model.body)):
         before, still = model.value().item(), other.value.item()
-        trainer.engine.run(turns[name], batch)
+        trainer.loop.engine.run(turns[name], batch)
         assert sign * (model.value().item() - before) > 0
         assert other.value.item() == still
         assert other.value.grad is None or name == "max"  # min's own gradient of its turn before
@@ -122,7 +122,7 @@ def test_inner_steps_of_either_side(tiny):
     for _ in range(3):
         y += 0.05 * (x - 0.1 * y)
     assert run.model.point() == pytest.approx((x, y))
-    assert run.trainer.steps_taken == {"min": 2, "max": 3}
+    assert run.trainer.loop.steps_taken == {"min": 2, "max": 3}
 
 
 class ThreePlayers(SaddleGame):

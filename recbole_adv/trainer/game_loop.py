@@ -1,0 +1,226 @@
+"""Plays the schedule over the batches of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import time
+from typing import Any
+
+import torch
+from recbole.data.dataloader import KnowledgeBasedDataLoader
+from recbole.utils import KGDataLoaderState, set_color
+from torch import nn
+from tqdm import tqdm
+
+from recbole_adv.errors import ConfigError, DataError
+from recbole_adv.game.penalty import Progress
+from recbole_adv.game.player import Player
+from recbole_adv.game.schedule import Schedule
+from recbole_adv.trainer.random_stream import RandomStream
+from recbole_adv.trainer.statistics import PlayerStatistics
+from recbole_adv.trainer.step import Outcome, StepEngine, Turn
+
+Joint = Callable[[Any], Mapping[str, Any]]
+_SHOW_EVERY = 0.5  # seconds between two updates of the bar: each reads the device
+
+
+def call_hook(model: nn.Module, name: str, *arguments: Any) -> Any:
+    """Call a hook of the model, if it has it."""
+    hook = getattr(model, name, None)
+    return hook(*arguments) if hook is not None else None
+
+
+class GameLoop:
+    """Who moves on which batch, and everything that is counted on the way.
+
+    Args:
+        renew_first: gives the first player a new optimizer and returns it.
+
+    Attributes:
+        progress: how far the first player is.
+        turns_taken, steps_taken: by player, over the whole run.
+        batch_count: batches of the whole run, those of a player's own epochs left out.
+        statistics: by player, of this epoch.
+        streams: random numbers of all players but the first.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        players: Sequence[Player],
+        schedule: Schedule,
+        engine: StepEngine,
+        progress: Progress,
+        seed: int,
+        device: torch.device,
+        renew_first: Callable[[], torch.optim.Optimizer],
+    ):
+        self.model, self.players, self.schedule, self.engine = model, players, schedule, engine
+        self.progress, self.device, self.renew_first = progress, device, renew_first
+        self.first = players[0].name
+        self.streams = {
+            player.name: RandomStream(seed + index, device)
+            for index, player in enumerate(players)
+            if index
+        }
+        self.turns_taken = dict.fromkeys((player.name for player in players), 0)
+        self.steps_taken = dict(self.turns_taken)
+        self.batch_count = 0
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Forget what belongs to the last epoch."""
+        self.statistics = {p.name: PlayerStatistics(p.maximises) for p in self.players}
+        self._passes_of_turn = dict.fromkeys(self.turns_taken, 0)
+        self._fresh: dict[str, Iterator] = {}
+        self._shown = 0.0
+
+    def run(
+        self,
+        train_data,
+        epoch: int,
+        turns: dict[str, Turn],
+        joint: Joint | None,
+        first_alone: bool,
+        show_progress: bool,
+    ) -> PlayerStatistics:
+        """The passes of one epoch; returns what the first player's were.
+
+        first_alone: the data mean nothing to the other players.
+        """
+        first = PlayerStatistics(maximises=False)
+        passes = [(self.first,)] if first_alone else self.schedule.passes(epoch, self.turns_taken)
+        for names in passes:
+            self._run_pass(train_data, epoch, names, turns, joint, first, show_progress)
+        for name, turn in turns.items():
+            self.steps_taken[name] = turn.steps
+        return first
+
+    def _run_pass(self, train_data, epoch, names, turns, joint, first, show_progress) -> None:
+        alone = self.schedule.turns[names[0]].unit == "epoch"
+        if alone and not self._passes_of_turn[names[0]]:
+            call_hook(self.model, "on_phase_start", names[0], epoch)
+        batches = self._bar(train_data, epoch, names) if show_progress else train_data
+        n_batches = max(len(train_data), 1)
+        for index, batch in enumerate(batches):
+            batch = self._to_device(batch)
+            movers = self._movers(names, epoch)
+            for name, outcome in self._move(movers, turns, batch, joint, train_data):
+                self.statistics[name].add(outcome)
+                if name == self.first:
+                    first.add(outcome)
+            if self.first in movers:
+                self.progress.advance(epoch + (index + 1) / n_batches)
+                if call_hook(self.model, "penalty_switches"):
+                    self._renew(turns)
+            self.batch_count += not alone
+            if show_progress:
+                self._show_losses(batches)
+        if alone:
+            self._end_pass(names[0], epoch, turns)
+
+    def _end_pass(self, name: str, epoch: int, turns: dict[str, Turn]) -> None:
+        """A turn of whole epochs is over with the last of its passes."""
+        self._passes_of_turn[name] += 1
+        if self._passes_of_turn[name] < self.schedule.turns[name].steps:
+            return
+        self._passes_of_turn[name] = 0
+        self.turns_taken[name] += 1
+        if call_hook(self.model, "on_phase_end", name, epoch):
+            self._renew(turns)
+
+    def _renew(self, turns: dict[str, Turn]) -> None:
+        turns[self.first].optimizer = self.renew_first()
+
+    def _movers(self, names: Sequence[str], epoch: int) -> Sequence[str]:
+        if len(self.players) == 1:
+            return names
+        movers = self.schedule.movers(names, epoch, self.batch_count, self.turns_taken)
+        for name in movers:
+            self.turns_taken[name] += self.schedule.turns[name].unit == "step"
+        return movers
+
+    def _move(self, movers, turns, batch, joint, train_data) -> Iterator[tuple[str, Outcome]]:
+        """Every mover's steps on this batch: together on one graph where that is possible."""
+        together: list[str] = []
+        if joint is not None and len(movers) > 1:
+            together = [name for name in movers if self._may_share(turns[name])]
+            if len(together) > 1:
+                outcomes = self.engine.run_shared([turns[name] for name in together], joint, batch)
+                yield from zip(together, outcomes)
+            else:
+                together = []
+        for name in movers:
+            own = self.schedule.turns[name]
+            steps = 1 if own.unit == "epoch" else own.steps
+            for _ in range(name in together, steps):
+                data = batch if own.data == "same" else self._other_data(name, own.data, train_data)
+                yield name, self.engine.run(turns[name], data)
+
+    def _may_share(self, turn: Turn) -> bool:
+        return turn.player.move is None and self.schedule.turns[turn.player.name].data == "same"
+
+    # --- data -----------------------------------------------------------------------------------
+
+    def _to_device(self, batch):
+        """RecBole copies the dict of a batch also where nothing has to move."""
+        if next(iter(batch.interaction.values())).device == self.device:
+            return batch
+        return batch.to(self.device)
+
+    def _other_data(self, name: str, data: str, train_data):
+        """A batch of the player's own, from a second reading of the loader, or none."""
+        if data == "none":
+            return None
+        knowledge = isinstance(train_data, KnowledgeBasedDataLoader)
+        if knowledge and train_data.state == KGDataLoaderState.RSKG:
+            raise ConfigError(
+                f"{name}_data: fresh does not work with a knowledge graph, whose loader cannot be "
+                "read twice at a time; write same"
+            )
+        for _ in range(2):
+            if name not in self._fresh:
+                self._fresh[name] = iter(train_data)
+            batch = next(self._fresh[name], None)
+            if batch is not None:
+                return self._to_device(batch)
+            del self._fresh[name]
+        raise DataError("the training data has no batch; check the filters of the dataset")
+
+    # --- the progress bar -----------------------------------------------------------------------
+
+    def _bar(self, train_data, epoch: int, names: Sequence[str]):
+        who = f" {names[0]}" if len(self.players) > 1 and len(names) == 1 else ""
+        text = set_color(f"Train {epoch:>5}{who}", "pink")
+        return tqdm(train_data, total=len(train_data), ncols=100, desc=text)
+
+    def _show_losses(self, bar) -> None:
+        if time() - self._shown < _SHOW_EVERY:
+            return
+        self._shown = time()
+        shown = [f"{name}: {s.mean():.4g}" for name, s in self.statistics.items() if s.steps]
+        bar.set_postfix_str(set_color(", ".join(shown), "yellow"))
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs, at the end of an epoch."""
+        return {
+            "turns_taken": dict(self.turns_taken),
+            "steps_taken": dict(self.steps_taken),
+            "batch_count": self.batch_count,
+            "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
+            "progress": {
+                name: getattr(self.progress, name) for name in ("step", "epoch", "previous_epoch")
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back :meth:`state_dict`."""
+        self.turns_taken = dict(state["turns_taken"])
+        self.steps_taken = dict(state["steps_taken"])
+        self.batch_count = state["batch_count"]
+        for name, stream in self.streams.items():
+            stream.load_state_dict(state["streams"][name])
+        for name, value in state["progress"].items():
+            setattr(self.progress, name, value)
