@@ -77,7 +77,10 @@ def save(state: dict[str, Any], path: str | os.PathLike) -> None:
 
     It is written beside ``path`` and renamed: a crash never costs the checkpoint that was there.
     """
-    tree = encode(state)
+    try:
+        tree = encode(state)
+    except RecursionError:
+        raise CheckpointError("the checkpoint holds something that contains itself") from None
     target = os.path.realpath(path)
     aside = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
     try:
@@ -119,18 +122,29 @@ def load(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def _check_container(file: BinaryIO) -> None:
-    """Tell an empty file, one cut short and a stranger's zip from what torch may have written."""
+    """Tell an empty or broken file and a stranger's zip from what torch may have written.
+
+    torch itself does not look at the checksums: flipped bits would be weights.
+    """
     head = file.read(4)
     if not head:
         raise CheckpointError("it is empty; the run that wrote it was cut short")
     if head == b"PK\x03\x04":
         try:
-            names = zipfile.ZipFile(file).namelist()
-        except zipfile.BadZipFile:
-            raise CheckpointError("it is cut short or damaged; use another copy") from None
-        if not any(name.endswith("/data.pkl") for name in names):
+            archive = zipfile.ZipFile(file)
+            broken = archive.testzip() if _writes_checksums() else None
+        except (zipfile.BadZipFile, EOFError, NotImplementedError):
+            broken = "its end"
+        if broken:
+            raise CheckpointError(f"it is cut short or damaged (at {broken}); use another copy")
+        if not any(name.endswith("/data.pkl") for name in archive.namelist()):
             raise CheckpointError("it is no checkpoint but another program's zip file")
     file.seek(0)
+
+
+def _writes_checksums() -> bool:
+    """Whether this program's ``torch.save`` does; torch >= 2.6 can be told not to."""
+    return getattr(torch.serialization, "get_crc32_options", lambda: True)()
 
 
 def _read(file: BinaryIO, map_location: Any) -> Any:

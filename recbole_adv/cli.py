@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,16 @@ def _command(arguments: list[str]) -> None:
         options.function(options, settings)
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Who reads our output may stop early, as ``| head`` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # Python would complain again when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(sentence: str) -> None:
     print("recbole-adv:", " ".join(sentence.split()), file=sys.stderr)
 
@@ -102,10 +113,14 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_configuration(run)
-    run.add_argument("--resume", metavar="PATH", help="go on with a run: its directory, or a .pth file")
-    run.add_argument("--nproc", type=int, default=1, help="processes on this machine (only 1 so far)")
+    run.add_argument(
+        "--resume", metavar="PATH", help="go on with a run: its directory or a .pth file"
+    )
+    run.add_argument(
+        "--nproc", type=int, default=1, help="processes on this machine (only 1 so far)"
+    )
     run.add_argument("--world_size", type=int, default=-1, help="processes in all (RecBole's flag)")
-    run.add_argument("--ip", default="localhost", help="address of the first process (RecBole's flag)")
+    run.add_argument("--ip", default="localhost", help="address of the first (RecBole's flag)")
     run.add_argument("--port", default="5678", help="its port (RecBole's flag)")
     run.add_argument("--group_offset", type=int, default=0, help="rank offset (RecBole's flag)")
     run.set_defaults(function=_run)
@@ -123,11 +138,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-m", "--model", help="a name ('recbole-adv models' lists them), file.py:Class or package.module:Class"
+        "-m",
+        "--model",
+        help="a name ('recbole-adv models' lists them), file.py:Class or package.module:Class",
     )
-    parser.add_argument("-d", "--dataset", help="a dataset in data_path (default dataset/), or ml-100k")
     parser.add_argument(
-        "-c", "--config_files", help="YAML files, separated by spaces within one argument", metavar="FILES"
+        "-d", "--dataset", help="a dataset in data_path (default dataset/), or ml-100k"
+    )
+    parser.add_argument(
+        "-c",
+        "--config_files",
+        help="YAML files, separated by spaces within one argument",
+        metavar="FILES",
     )
 
 
@@ -152,6 +174,7 @@ def _run(options: argparse.Namespace, settings: list[str]) -> None:
     )
 
 
+@_readable()
 def _models(options: argparse.Namespace, settings: list[str]) -> None:
     from recbole_adv import discovery
 
@@ -178,6 +201,7 @@ def _module_title(name: str) -> str:
     return text.strip().splitlines()[0].partition(": ")[2]
 
 
+@_readable()
 def _config(options: argparse.Namespace, settings: list[str]) -> None:
     from recbole_adv.config import Config
     from recbole_adv.config_check import meanings

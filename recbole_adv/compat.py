@@ -63,11 +63,11 @@ def restore_numpy_names() -> None:
 
 
 def restore_dok_update() -> None:
-    """scipy 1.13 dropped ``dok_matrix._update``, which LightGCN, NGCF, NCL and four more call.
+    """scipy dropped ``dok_matrix._update``, which LightGCN, NGCF, NCL and four more models call.
 
-    It was ``dict.update`` without checks; the entries are now in ``_dict``, so the matrix comes out
-    the same. Applies where the method is missing. Can go when RecBole builds its adjacency matrices
-    from coordinates.
+    (1.11 has it, 1.17 has not.) It was ``dict.update`` without checks; the entries are now in
+    ``_dict``, so the matrix comes out the same. Applies where the method is missing. Can go when
+    RecBole builds its adjacency matrices from coordinates.
     """
     from scipy.sparse import dok_matrix
 
@@ -150,11 +150,11 @@ def mend_exhaustive_search(module: ModuleType) -> None:
 
 @contextmanager
 def without_kmeans() -> Iterator[None]:
-    """All general models import ``kmeans_pytorch``, which RecBole does not declare, with LDiffRec.
+    """Any general model of RecBole 1.2.0 imports ``kmeans_pytorch``, undeclared, with LDiffRec.
 
     A stub that raises when called, not an error on import: only LDiffRec with ``n_cate > 1`` calls
     it, and BPR must run without it. Applies if the package cannot be imported, while LDiffRec is.
-    Can go when RecBole imports it where it uses it.
+    Can go with RecBole 1.2.0; 1.2.1 imports it where it uses it.
     """
 
     def kmeans(*args: Any, **kwargs: Any) -> None:

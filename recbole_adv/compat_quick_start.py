@@ -32,9 +32,9 @@ def without_ray() -> Iterator[None]:
 class ForgivingTune:
     """``ray.tune``, but ``report`` takes RecBole's keywords and is silent outside a trial.
 
-    ``objective_function`` calls ``tune.report(**result)``. Ray >= 2.7 takes one dict, so a trial
-    dies of a TypeError; outside a trial Ray warns and does nothing. Applies always; can go when
-    RecBole passes a dict.
+    ``objective_function`` calls ``tune.report(**result)``. Ray 2.60 takes one dict, so a trial dies
+    of a TypeError; outside a trial Ray warns and does nothing. Applies always; can go when RecBole
+    passes a dict.
     """
 
     def __init__(self, tune: Any) -> None:

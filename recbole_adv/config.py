@@ -82,7 +82,7 @@ class Config(RecBoleConfig):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], overrides: Mapping[str, Any] = {}) -> Config:
-        """The Config of a checkpoint's plain dict, changed by ``overrides``; nothing is evaluated."""
+        """The Config of a checkpoint's dict, changed by ``overrides``; nothing is evaluated."""
         config = cls.__new__(cls)
         config._init_parameters_category()
         config.compatibility_settings()
@@ -120,8 +120,8 @@ class Config(RecBoleConfig):
                 content = yaml.load(text, Loader=self.yaml_loader)
             except OSError as error:
                 raise ConfigError(
-                    f"the configuration file {file!r} cannot be read: {error.strerror}; write the path "
-                    "of a YAML file"
+                    f"the configuration file {file!r} cannot be read: {error.strerror}; write the "
+                    "path of a YAML file"
                 ) from error
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 where = getattr(error, "problem_mark", None)

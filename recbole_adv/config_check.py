@@ -94,7 +94,9 @@ def _recbole_keys() -> frozenset[str]:
 def _sources_of(config) -> str:
     backbone = getattr(config.model_class, "backbone_class", None)
     classes = [c for b in filter(None, (config.model_class, backbone)) for c in b.__mro__]
-    modules = {cls.__module__ for cls in classes if not cls.__module__.startswith(("torch", "buil"))}
+    modules = {
+        cls.__module__ for cls in classes if not cls.__module__.startswith(("torch", "buil"))
+    }
     return "\n".join(_module_source(name) for name in sorted(modules))
 
 

@@ -101,8 +101,8 @@ def find_model(model: str | type) -> type:
         return getattr(importlib.import_module(module), model)
     except ImportError as error:
         raise ConfigError(
-            f"{model} needs the package {error.name!r}, which is not installed; install it, or choose "
-            "another model"
+            f"{model} needs the package {error.name!r}, which is not installed; install it, or "
+            "choose another model"
         ) from error
 
 

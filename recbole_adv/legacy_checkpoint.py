@@ -30,15 +30,12 @@ def read(file: BinaryIO, map_location: Any) -> Any:
         tree = torch.load(
             file, map_location, pickle_module=restricted, weights_only=False, mmap=False
         )
+        return _plain(_without_layers(tree), "")
     except CheckpointError:
         raise
     except Exception as error:  # bytes that are no pickle raise anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"it is no checkpoint, or a damaged one ({reason:.160})") from error
-    if isinstance(tree, dict) and isinstance(tree.get("other_parameter"), dict):
-        others = tree["other_parameter"]
-        tree["other_parameter"] = {k: v for k, v in others.items() if not _is_layer(v)}
-    return _plain(tree, "")
 
 
 class _Unpickler(RestrictedUnpickler):
@@ -125,19 +122,20 @@ def _array(kind: Any, *_: Any) -> Instance:
     return Instance(kind)  # filled with its shape and numbers
 
 
-def _is_layer(value: Any) -> bool:
-    """Whether an ``other_parameter`` is a layer, whose weights are in ``state_dict`` too."""
-    state = value.state if isinstance(value, Instance) else None
-    return isinstance(state, dict) and "_parameters" in state
+def _without_layers(tree: Any) -> Any:
+    """Drop each ``other_parameter`` that is a layer; its weights are in ``state_dict`` too."""
+    others = tree.get("other_parameter") if isinstance(tree, dict) else None
+    if not isinstance(others, dict):
+        return tree
+    states = {k: v.state if isinstance(v, Instance) else None for k, v in others.items()}
+    layers = [k for k, v in states.items() if isinstance(v, dict) and "_parameters" in v]
+    return {**tree, "other_parameter": {k: v for k, v in others.items() if k not in layers}}
 
 
 def _plain(value: Any, path: str) -> Any:
     """``value`` with every stand-in resolved."""
     if isinstance(value, Instance):
-        try:
-            return _resolved(value, path)
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
-            raise CheckpointError(f"its {path} is damaged ({error})") from error
+        return _resolved(value, path)
     if isinstance(value, Name):
         return f"{value.module}:{value.name}"
     if isinstance(value, dict):
@@ -161,4 +159,6 @@ def _resolved(value: Instance, path: str) -> Any:
         return _plain(state["final_config_dict"], path)
     if path.startswith("config."):
         return value.kind
-    raise CheckpointError(f"its {path} is a {value.kind}, which only running its code could read")
+    raise CheckpointError(
+        f"its {path} is an object of {value.kind}, which only running its code could read"
+    )

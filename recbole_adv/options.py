@@ -42,7 +42,7 @@ class Option:
 
     @classmethod
     def parse(cls, key: str, kind: str, meaning: str) -> Option:
-        """Read ``kind``; a comment that is no schema is a ValueError (our mistake, not a user's)."""
+        """Read ``kind``; a comment that is no schema is a ValueError (our mistake, no user's)."""
         body, nullable = re.subn(r",? or None$", "", kind.strip())
         match = re.fullmatch(r"(int|float|bool|str|list|dict)\s*(.*)", body)
         if match is None:

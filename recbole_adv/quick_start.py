@@ -56,9 +56,10 @@ def run_recbole_adv(
         config = Config(model, dataset, config_file_list, config_dict, command_line)
     else:
         resume = _checkpoint_in(resume)
-        config = _resumed_config(resume, config_file_list, config_dict, command_line)
-        _check_resumed(config, model, dataset, resume)
-    run = RunDirectory(config)
+        named = {key: v for key, v in (("model", model), ("dataset", dataset)) if v is not None}
+        settings = {**(config_dict or {}), **named}
+        config = _resumed_config(resume, config_file_list, settings, command_line)
+    run = RunDirectory(config, resumed=resume is not None)
     check_dataset(config)
     with run.created(), run.logging():
         logger = getLogger()
@@ -91,13 +92,15 @@ def run_recbole_adv(
 
 
 def _data_and_model(config):
-    """The dataset, three loaders and the model, on the configuration's seed, as RecBole makes them."""
+    """The dataset, three loaders and the model, on the configuration's seed, as in RecBole."""
     init_seed(config["seed"], config["reproducibility"])
     dataset = load_dataset(config)
     train_data, valid_data, test_data = _in_words(config, lambda: data_preparation(config, dataset))
     _check_topk(config, dataset.item_num - 1)
     if len(train_data._dataset.inter_feat) == 0:
-        raise DataError(f"no interaction of {config['dataset']!r} is left to train on after filtering")
+        raise DataError(
+            f"no interaction of {config['dataset']!r} is left to train on after filtering"
+        )
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     net = config.model_class(config, train_data._dataset).to(config["device"])
     return dataset, train_data, valid_data, test_data, net
@@ -131,10 +134,18 @@ def _in_words(config, work):
         return work()
     except RecBoleAdvError:
         raise
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        ZeroDivisionError,
+    ) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"the dataset {config['dataset']!r} in {config['data_path']} cannot be prepared: {detail}"
+            f"the dataset {config['dataset']!r} in {config['data_path']} cannot be prepared: "
+            f"{detail}"
         ) from error
     except pandas.errors.ParserError as error:
         raise DataError(f"a file of {config['dataset']!r} cannot be read: {error}") from error
@@ -178,8 +189,8 @@ def _resumed_config(file: str, config_files, config_dict, command_line) -> Confi
     data = checkpoint.load(file).get("config")
     if not isinstance(data, dict) or not {"model", "dataset"} <= set(data):
         raise CheckpointError(
-            f"{file} holds weights but no configuration, so no run can go on from it; write the path "
-            "of a checkpoint of recbole_adv or RecBole"
+            f"{file} holds weights but no configuration, so no run can go on from it; write the "
+            "path of a checkpoint of recbole_adv or RecBole"
         )
     reader = Config.__new__(Config)
     reader._command_line, reader._strict, reader.source_of = list(command_line or ()), True, {}
@@ -187,17 +198,21 @@ def _resumed_config(file: str, config_files, config_dict, command_line) -> Confi
     given = reader._load_config_files(config_files)
     given |= reader._load_variable_config_dict(dict(config_dict or {}))
     given |= reader._load_cmd_line()
+    _check_same(file, data, given)
+    given = {key: value for key, value in given.items() if key not in ("model", "dataset")}
     return Config.from_data(data, given)
 
 
-def _check_resumed(config, model, dataset, file: str) -> None:
-    """A model or data set that was named along with ``resume`` must be the checkpoint's."""
-    if dataset not in (None, config["dataset"]):
-        raise ConfigError(
-            f"{file} was trained on {config['dataset']!r}, got dataset {dataset!r}; leave it out"
-        )
-    if model is not None and find_model(model).__name__ != config["model"]:
-        raise ConfigError(f"{file} holds a {config['model']}, got model {model!r}; leave it out")
+def _check_same(file: str, data: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """A run cannot go on as another model's, or on other data."""
+    for key in ("model", "backbone", "dataset"):
+        wanted = given.get(key)
+        if wanted is None or wanted in (data.get(key), data.get(f"{key}_source")):
+            continue
+        if key == "dataset" or find_model(wanted).__name__ != data.get(key):
+            raise ConfigError(
+                f"{file} was written with {key} {data.get(key)!r}, got {wanted!r}; leave it out"
+            )
 
 
 def load_data_and_model(model_file: str):

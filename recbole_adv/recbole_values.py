@@ -120,8 +120,8 @@ def _check_metrics(final: Mapping[str, Any]) -> None:
         possible += [name] if plain else [f"{name}@{k}" for k in topk or ()]
     if len(kinds) > 1:
         raise ConfigError(
-            f"metrics must be all of ranking or all of values (AUC, LogLoss, MAE, RMSE), got {metrics}; "
-            "leave one kind out"
+            "metrics must be all of ranking or all of values (AUC, LogLoss, MAE, RMSE), got "
+            f"{metrics}; leave one kind out"
         )
     if kinds == {EvaluatorType.VALUE} and "full" in _modes(final["eval_args"]):
         raise ConfigError(
@@ -146,17 +146,22 @@ def _check_eval_args(given: Mapping[str, Any]) -> None:
     _check_words(given, "group_by")
     for mode in _modes(given):
         if not isinstance(mode, str) or not _MODE.fullmatch(mode):
-            raise ConfigError(f"mode in eval_args must be full, labeled, uni100 or pop100, got {mode!r}")
+            raise ConfigError(
+                f"mode in eval_args must be full, labeled, uni100 or pop100, got {mode!r}"
+            )
     split = given.get("split")
     if split is not None and not (isinstance(split, dict) and len(split) == 1):
-        raise ConfigError(f"split in eval_args must be like {{'RS': [0.8, 0.1, 0.1]}}, got {split!r}")
+        raise ConfigError(
+            f"split in eval_args must be like {{'RS': [0.8, 0.1, 0.1]}}, got {split!r}"
+        )
     for kind, how in (split or {}).items():
         _check_words({"split": kind}, "split")
         if kind == "LS":
             _check_words(split, "LS")
         elif not _is_ratio(how):
             raise ConfigError(
-                f"split in eval_args must be three shares such as {{'RS': [0.8, 0.1, 0.1]}}, got {split}"
+                "split in eval_args must be three shares such as {'RS': [0.8, 0.1, 0.1]}, "
+                f"got {split}"
             )
 
 

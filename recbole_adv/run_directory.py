@@ -41,8 +41,8 @@ class RunDirectory:
         CheckpointError: if it cannot be written.
     """
 
-    def __init__(self, config):
-        self.config = config
+    def __init__(self, config, resumed: bool = False):
+        self.config, self.resumed = config, resumed
         self.path = Path(config["run_dir"])
 
     @contextmanager
@@ -81,7 +81,8 @@ class RunDirectory:
         """What shows that an epoch has ended."""
         folders = {self.path, Path(self.config["checkpoint_dir"])}
         files = [f for folder in folders for f in (*folder.glob("*.pth"), folder / "metrics.jsonl")]
-        return sorted((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.is_file())
+        stats = ((str(file), file.stat()) for file in files if file.is_file())
+        return sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
     @staticmethod
     def _remove(files: set[Path], folders: list[Path]) -> None:
@@ -121,9 +122,14 @@ class RunDirectory:
             file.close()
 
     def write_config(self) -> None:
-        """``config.yaml``: what the user gave and what was derived for this run, ready to run again."""
-        config = self.config
-        given = {k: v for k, v in config.external_config_dict.items() if k not in _NOT_RERUN}
+        """``config.yaml``: what was given and what was derived for this run, ready to run again.
+
+        A run that goes on in its directory keeps what was given before.
+        """
+        config, file = self.config, self.path / "config.yaml"
+        before = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        given = before if isinstance(before, dict) and self.resumed else {}
+        given |= {k: v for k, v in config.external_config_dict.items() if k not in _NOT_RERUN}
         source = config["model_source"]
         given |= {"model": source if ":" in (source or "") else config["model"]}
         given |= {"dataset": config["dataset"], "seed": config["seed"]}

@@ -115,6 +115,13 @@ def build_optimizer(
         ) from error
 
 
+def fused_argument(learner: str, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
+    """``{"fused": True}`` where torch has one kernel for the whole step of these parameters."""
+    has_it = "fused" in inspect.signature(LEARNERS[learner.lower()]).parameters
+    fits = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    return {"fused": True} if has_it and fits else {}
+
+
 def optimizer_for(
     config: Mapping[str, Any], player: str, parameters: Iterable[nn.Parameter]
 ) -> optim.Optimizer:

@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from recbole_adv.errors import ConfigError
-
-Loss = Tensor | tuple[Tensor, ...]
-"""A scalar, or several whose sum is minimised and which are logged apart, as in RecBole."""
+from recbole_adv.objective.parts import Loss
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from recbole_adv.environment import EnvironmentAssignment, environments_of
 from recbole_adv.errors import ConfigError
 from recbole_adv.game.penalty import PenaltySchedule, Progress
 from recbole_adv.model.row_reader import RowReader, Rows
-from recbole_adv.trainer.loss import total
+from recbole_adv.objective.parts import total
 
 _DELEGATED = ("calculate_kg_loss", "update_attentive_A", "device")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from recbole.model.layers import MLPLayers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,12 +30,12 @@ class TableGenerator(nn.Module):
 
 
 class MLPGenerator(nn.Module):
-    """Logits from what is known of a row: the backbone's embeddings of user and item (as they are
-    at the moment, without gradient), the logarithms of their training counts, and the time.
+    """Logits from what is known of a row: the product of the backbone's user and item embeddings as
+    they are at the moment, without gradient (its sum is the score of a dot-product model), the
+    logarithms of their training counts, and the time.
 
-    Each block of features is standardised, so that the start of training, when embeddings are
-    tiny, looks like its end. A backbone whose tables are not one row for each user or item (DeepFM)
-    gives no embeddings; counts and time remain.
+    A backbone without tables of one row for each user and item of the same width gives what it has:
+    SASRec the item's embedding, DeepFM none. Counts and time, which are standardised, remain.
     """
 
     def __init__(self, config, dataset, backbone):
@@ -52,25 +51,26 @@ class MLPGenerator(nn.Module):
             "row_time", None if row_time is None else _standard(row_time), persistent=False
         )
         # In a tuple, so that the tables do not become submodules, hence the max player's.
-        self._tables = (
-            tuple(_tables(backbone, dataset.user_num, "user")),
-            tuple(_tables(backbone, dataset.item_num, "item")),
-        )
-        size = 2 + (row_time is not None)
-        size += sum(table.embedding_dim for tables in self._tables for table in tables)
-        layers = [size, *config["generator_hidden_size"], config["n_environments"]]
-        self.mlp = MLPLayers(layers, activation="relu", last_activation=False)
-        self.mlp.logger = None
+        self._tables = tuple(_pairs(backbone, dataset.user_num, dataset.item_num))
+        size = 2 + (row_time is not None) + sum(pair[-1].embedding_dim for pair in self._tables)
+        # RecBole's MLPLayers draws dropout masks also where the probability is 0, which would cost
+        # more than the network itself.
+        layers: list[nn.Module] = []
+        for hidden in config["generator_hidden_size"]:
+            layers += [nn.Linear(size, hidden), nn.ReLU()]
+            size = hidden
+        self.mlp = nn.Sequential(*layers, nn.Linear(size, config["n_environments"]))
 
     def forward(self, user: Tensor, item: Tensor, index: Tensor) -> Tensor:
         """user, item, index: [B].   Returns logits [B, E]."""
         features = [self.user_count[user].unsqueeze(-1), self.item_count[item].unsqueeze(-1)]
         if self.row_time is not None:
             features.append(self.row_time[index].unsqueeze(-1))
-        for ids, tables in zip((user, item), self._tables):
-            for table in tables:
-                embedding = F.embedding(ids, table.weight.detach())
-                features.append(F.layer_norm(embedding, embedding.shape[-1:]))
+        for *users, items in self._tables:
+            embedding = F.embedding(item, items.weight.detach())
+            for table in users:
+                embedding = embedding * F.embedding(user, table.weight.detach())
+            features.append(embedding)
         return self.mlp(torch.cat(features, dim=-1))
 
     def of_all_rows(self) -> Tensor:
@@ -86,6 +86,14 @@ def _log_count(ids: Tensor, n: int) -> Tensor:
 
 def _standard(value: Tensor) -> Tensor:
     return (value - value.mean()) / value.std().clamp(min=1e-6)
+
+
+def _pairs(backbone: nn.Module, n_users: int, n_items: int) -> list[tuple[nn.Embedding, ...]]:
+    """(user table, item table) of the same width, or (item table,) where there is no user's."""
+    users, items = _tables(backbone, n_users, "user"), _tables(backbone, n_items, "item")
+    if not users:
+        return [(table,) for table in items]
+    return [(u, i) for u, i in zip(users, items) if u.embedding_dim == i.embedding_dim]
 
 
 def _tables(backbone: nn.Module, n: int, name: str) -> list[nn.Embedding]:

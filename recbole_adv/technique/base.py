@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from recbole_adv.game.player import Loss
+from recbole_adv.objective.parts import Loss
 
 if TYPE_CHECKING:
     from recbole_adv.trainer.step import Turn

@@ -8,16 +8,21 @@ from time import time
 import torch
 from recbole.trainer import Trainer
 
-from recbole_adv.game.optimizer import build_optimizer, learner_arguments, setting
+from recbole_adv.game.optimizer import (
+    build_optimizer,
+    fused_argument,
+    learner_arguments,
+    setting,
+)
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player
 from recbole_adv.game.schedule import SINGLE, Schedule
 from recbole_adv.technique import ClipNorm
 from recbole_adv.trainer.game_loop import GameLoop, Joint, call_hook
 from recbole_adv.trainer.report import Report
-from recbole_adv.trainer.row_index import attach_row_index
 from recbole_adv.trainer.run_state import RunStateMixin
 from recbole_adv.trainer.step import StepEngine, Turn
+from recbole_adv.trainer.training_rows import attach_row_index, take_rows_by_tensor
 
 _CHECK_EVERY = 50  # steps between two looks at the loss where looking makes the host wait
 
@@ -96,12 +101,18 @@ class AdvTrainer(RunStateMixin, Trainer):
         """RecBole's method: ``params``, ``learner``, ``learning_rate``, ``weight_decay``, or ``player``."""
         player = kwargs.get("player", self.players[0])
         config, name = self.config.final_config_dict, player.name
+        learner = kwargs.get("learner", setting(config, name, "learner"))
+        own = {} if "learner" in kwargs else learner_arguments(config, name)
+        if player is not self.players[0]:
+            # Torch's default loops over the tensors, which RecBole's results are tied to; for the
+            # other players, whose tensors are many and small, one kernel does it all.
+            own = {**fused_argument(learner, player.parameters), **own}
         return build_optimizer(
             kwargs.get("params", player.parameters),
-            kwargs.get("learner", setting(config, name, "learner")),
+            learner,
             kwargs.get("learning_rate", setting(config, name, "learning_rate")),
             kwargs.get("weight_decay", setting(config, name, "weight_decay")),
-            **({} if "learner" in kwargs else learner_arguments(config, name)),
+            **own,
         )
 
     def _renew_first(self) -> torch.optim.Optimizer:
@@ -163,6 +174,7 @@ class AdvTrainer(RunStateMixin, Trainer):
         return self.best_valid_score, self.best_valid_result
 
     def _before_fit(self, train_data) -> None:
+        take_rows_by_tensor(train_data)
         if getattr(self.model, "needs_row_index", False):
             attach_row_index(train_data, self.config["INTER_IDX_FIELD"])
         self.eval_collector.data_collect(train_data)

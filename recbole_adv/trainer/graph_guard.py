@@ -1,42 +1,56 @@
-"""Says which tensor caused "Trying to backward through the graph a second time"."""
+"""Finds what in a model spoils a step: a graph kept from earlier, gradients filled by the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from recbole_adv.errors import TrainingError
 
-def explain_kept_graph(model: nn.Module) -> str:
-    """The sentence that names the attributes whose graph was freed in an earlier batch.
 
-    ``retain_graph`` cannot help there: the graph is already gone. A tensor is the cause if going
-    back through it alone fails in the same way.
+def sequence_number() -> int:
+    """The number that autograd gives to the next node of a graph; nodes are numbered upwards."""
+    return torch.autograd._get_sequence_nr()
+
+
+def explain_kept_graph(model: nn.Module, loss: Tensor, begun: int) -> str:
+    """The sentence that names the attributes by which ``loss`` reached an earlier, freed graph.
+
+    ``retain_graph`` cannot help there: the graph is already gone. An attribute is to blame if going
+    back from it leads through a node of the loss's graph that is older than the forward pass of the
+    loss, which began at :func:`sequence_number` ``begun``. Whether its graph is freed says
+    nothing: the backward that failed has freed new nodes too.
     """
-    found = dict(graph_tensors(model))
-    stale = [name for name, tensor in found.items() if _is_freed(tensor, model)]
-    names = stale or list(found)
-    if not names:
+    old = _older_nodes(loss, begun)
+    found = [
+        name
+        for name, value in graph_tensors(model)
+        if not old.isdisjoint(_older_nodes(value, begun))
+    ]
+    if not found:
         return (
             "the loss goes back through a graph that was freed, and no attribute of "
-            f"{type(model).__name__} holds one; look for a tensor kept outside of the model, and "
+            f"{type(model).__name__} holds it; look for a tensor kept outside of the model, and "
             "detach() it"
         )
-    listed = ", ".join(f"self.{name}" for name in names)
+    listed = ", ".join(f"self.{name}" for name in found)
     return (
-        f"{listed} of {type(model).__name__} keeps the graph of an earlier batch, which was freed "
-        "by that batch's backward (retain_graph cannot bring it back); assign it with .detach(), or "
-        "compute it anew in each batch"
+        f"{listed} of {type(model).__name__} keeps the graph of an earlier forward pass, which was "
+        "freed by the backward of that pass (retain_graph cannot bring it back); assign it with "
+        ".detach(), or compute it anew in each forward pass"
     )
 
 
 def graph_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Attributes of the model and its submodules that carry a graph, by dotted name."""
     for prefix, module in model.named_modules():
-        own = {k: v for k, v in vars(module).items() if k not in ("_parameters", "_modules")}
-        for name, value in {**own, **own.pop("_buffers", {})}.items():
+        for name, value in {**vars(module), **module._buffers}.items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
             yield from _inside(f"{prefix}.{name}" if prefix else name, value)
 
 
@@ -52,10 +66,30 @@ def _inside(label: str, value: Any, depth: int = 2) -> Iterator[tuple[str, Tenso
             yield from _inside(f"{label}[{key!r}]", item, depth - 1)
 
 
-def _is_freed(tensor: Tensor, model: nn.Module) -> bool:
-    leaves = [p for p in model.parameters() if p.requires_grad]
-    try:
-        torch.autograd.grad(tensor.sum(), leaves, retain_graph=True, allow_unused=True)
-    except RuntimeError as error:
-        return "second time" in str(error)
-    return False
+def _older_nodes(value: Tensor, begun: int) -> set[Any]:
+    """The nodes of the graph of ``value`` that were made before ``begun``; parameters are none."""
+    seen: set[Any] = set()
+    waiting: list[Any] = [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return {node for node in seen if node._sequence_nr() < begun}
+
+
+@contextmanager
+def untouched(parameters: Iterable[nn.Parameter], what: str) -> Iterator[None]:
+    """Raise :class:`TrainingError` if ``what`` runs inside and changes gradients of ``parameters``."""
+    parameters = tuple(parameters)
+    before = _gradients(parameters)
+    yield
+    if _gradients(parameters) != before:
+        raise TrainingError(
+            f"{what} changed gradients that are not its own to fill; leave backward() to the "
+            "trainer, or take the gradient by torch.autograd.grad()"
+        )
+
+
+def _gradients(parameters: tuple[nn.Parameter, ...]) -> list[tuple[int, int] | None]:
+    return [None if p.grad is None else (id(p.grad), p.grad._version) for p in parameters]

@@ -90,7 +90,7 @@ class RunStateMixin:
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
             "state_dict": self.model.state_dict(),
-            "other_parameter": self.model.other_parameter(),
+            "other_parameter": checkpoint.other_parameter(self.model),
             "optimizer": self.optimizer.state_dict(),
             OUR_KEY: {
                 "players": {p.name: len(p.parameters) for p in self.players},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from recbole_adv.errors import TrainingError
-from recbole_adv.game.player import Loss, Player, frozen
+from recbole_adv.game.player import Player, frozen
+from recbole_adv.objective.parts import Loss, parts, total
 from recbole_adv.technique import Technique
-from recbole_adv.trainer.graph_guard import explain_kept_graph
-from recbole_adv.trainer.loss import parts, total
+from recbole_adv.trainer.graph_guard import explain_kept_graph, sequence_number, untouched
 from recbole_adv.trainer.random_stream import RandomStream, undisturbed
 
 
@@ -77,7 +78,7 @@ class StepEngine:
         check_every: a loss is checked for nan and inf in every ``check_every``-th step; 1 costs a
             synchronisation of the device for each batch.
         monitor_interval: a player's steps between two samples of gradient norm and gain; 0: none.
-        check_gradients: assert that a backward changes no other player's gradients.
+        check_gradients: assert that only a backward fills gradients, and only its player's.
         clip_before_unscale: RecBole's order under a scaler.
     """
 
@@ -117,12 +118,13 @@ class StepEngine:
         """Move several players on one batch from one forward pass, all at the same point."""
         for turn in turns:
             turn.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
+        begun = sequence_number()
+        with self._guarded(self.model.parameters(), "calculate_joint"), self.autocast():
             losses = joint(batch)
         for turn in turns:
             loss = losses[turn.player.name]
             self._check_finite(turn, loss)
-            self._backward(turn, total(loss), retain_graph=turn is not turns[-1])
+            self._backward(turn, total(loss), begun, retain_graph=turn is not turns[-1])
         outcomes = [Outcome(parts(losses[turn.player.name])) for turn in turns]
         del losses, loss
         for turn, outcome in zip(turns, outcomes):  # the gradients are taken: any order will do
@@ -137,10 +139,12 @@ class StepEngine:
             for technique in reversed(turn.techniques):
                 loss_of = technique.wrap_loss(loss_of, turn)
             turn.optimizer.zero_grad(set_to_none=True)
-            with self.autocast():
+            begun = sequence_number()
+            what = f"the loss of {turn.player.name!r}"
+            with self._guarded(self.model.parameters(), what), self.autocast():
                 loss = loss_of(batch)
             self._check_finite(turn, loss)
-            self._backward(turn, total(loss))
+            self._backward(turn, total(loss), begun)
             return loss
 
         for technique in reversed(turn.techniques):
@@ -150,31 +154,31 @@ class StepEngine:
         with frozen(turn.others):
             return backward()
 
-    def _backward(self, turn: Turn, loss: Tensor, retain_graph: bool = False) -> None:
+    def _backward(self, turn: Turn, loss: Tensor, begun: int, retain_graph: bool = False) -> None:
+        """Fill the player's gradients; ``begun`` is autograd's number where the forward began."""
         if turn.scaler is not None:
             loss = turn.scaler.scale(loss)
-        before = _gradients(turn.others) if self.check_gradients else None
         # Restricting backward to the owner's parameters costs a walk of the graph, which one
         # player who owns all of them does not need.
         inputs = [p for p in turn.player.parameters if p.requires_grad] if turn.others else None
         try:
-            loss.backward(inputs=inputs, retain_graph=retain_graph)
+            with self._guarded(turn.others, f"the backward of {turn.player.name!r}"):
+                loss.backward(inputs=inputs, retain_graph=retain_graph)
         except RuntimeError as error:
             if "backward through the graph a second time" in str(error):
-                raise TrainingError(explain_kept_graph(self.model)) from error
+                raise TrainingError(explain_kept_graph(self.model, loss, begun)) from error
             if "does not require grad" in str(error):
-                raise TrainingError(
-                    f"the loss of player {turn.player.name!r} does not depend on its parameters; "
-                    "look for a detach() or no_grad() in it"
-                ) from error
+                raise TrainingError(_independent(turn)) from error
             raise
-        if before is not None and _gradients(turn.others) != before:
-            raise AssertionError(f"the backward of {turn.player.name!r} reached another's gradients")
+        # On a shared graph torch is silent about a loss that depends on another player only.
+        if all(p.grad is None for p in turn.player.parameters):
+            raise TrainingError(_independent(turn))
+
+    def _guarded(self, parameters: Iterable[nn.Parameter], what: str) -> AbstractContextManager:
+        return untouched(parameters, what) if self.check_gradients else nullcontext()
 
     def _apply(self, turn: Turn, batch: Any, outcome: Outcome) -> None:
         """From gradients to new weights."""
-        if turn.scaler is not None and all(p.grad is None for p in turn.player.parameters):
-            return  # a scaler cannot step an optimizer without a gradient
         sampled = self.monitor_interval and turn.steps % self.monitor_interval == 0
         if turn.scaler is not None and not self.clip_before_unscale:
             turn.scaler.unscale_(turn.optimizer)
@@ -216,10 +220,10 @@ class StepEngine:
         if turn.steps % self.check_every:
             return
         for number, part in enumerate(parts(loss), start=1):
-            if not bool(torch.isfinite(part).all()):
+            if not math.isfinite(part.item()):
                 which = f"part {number} of the loss" if isinstance(loss, tuple) else "the loss"
                 raise TrainingError(
-                    f"{which} of player {turn.player.name!r} is {float(part.sum())} at its step "
+                    f"{which} of player {turn.player.name!r} is {part.item()} at its step "
                     f"{turn.steps}; lower the learning rate or set clip_grad_norm"
                 )
 
@@ -230,8 +234,11 @@ class StepEngine:
             return total(turn.loss(batch)).float()
 
 
-def _gradients(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int] | None]:
-    return [None if p.grad is None else (id(p.grad), p.grad._version) for p in parameters]
+def _independent(turn: Turn) -> str:
+    return (
+        f"the loss of player {turn.player.name!r} does not depend on its parameters; look for a "
+        "detach(), a no_grad() or a tensor kept from another player's turn in it"
+    )
 
 
 def _norm(parameters: Sequence[nn.Parameter]) -> Tensor:

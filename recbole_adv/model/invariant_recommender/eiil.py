@@ -67,41 +67,46 @@ class EIIL(BackboneRecommender):
             return torch.nn.functional.one_hot(hard, len(self.mass)).float()
         n = len(index)
         user, item = interaction[self.USER_ID][:n], interaction[self.ITEM_ID][:n]
-        return self.env_generator(user, item, index).softmax(dim=-1)
+        # Over the first of two dimensions a softmax is several times as fast as over a last one of 2.
+        return self.env_generator(user, item, index).t().softmax(dim=0).t()
 
     def calculate_loss(self, interaction):
         loss, rows = self.rows(interaction)
-        return self._min_loss(loss, rows, interaction)
+        weight = self.penalty(self.progress)
+        if weight == 0:
+            return loss
+        with torch.no_grad():
+            q = self.membership(interaction, rows.index)
+        return _with_penalty(loss, weight * self.inferred(rows, q))
 
     def calculate_max_objective(self, interaction):
         with torch.no_grad():
             _, rows = self.rows(interaction)
-        return self._max_objective(rows, self.membership(interaction, rows.index))
+        q = self.membership(interaction, rows.index)
+        return self._leashed(self.inferred(rows, q), q)
 
     def calculate_joint(self, interaction):
+        # One J serves both: each backward is restricted to its player's parameters, which is what
+        # detaching q for the one and the rows for the other does.
         loss, rows = self.rows(interaction)
         q = self.membership(interaction, rows.index)
-        return self._min_loss(loss, rows, interaction, q), self._max_objective(rows.detach(), q)
+        inferred, weight = self.inferred(rows, q), self.penalty(self.progress)
+        min_loss = _with_penalty(loss, weight * inferred) if weight else loss
+        return min_loss, self._leashed(inferred, q)
 
-    def _min_loss(self, loss, rows, interaction, q=None):
-        weight = self.penalty(self.progress)
-        if weight == 0:
-            return loss
-        if q is None:
-            with torch.no_grad():
-                q = self.membership(interaction, rows.index)
-        penalty = eiil_objective(self.objective, rows.loss, rows.gradient, q.detach(), self.estimator)
-        return (*(loss if isinstance(loss, tuple) else (loss,)), weight * penalty)
+    def inferred(self, rows, q):
+        """J [scalar] of the rows under the memberships q [B, E]."""
+        return eiil_objective(self.objective, rows.loss, rows.gradient, q, self.estimator)
 
-    def _max_objective(self, rows, q):
+    def _leashed(self, inferred, q):
+        """J with the terms that keep environments from emptying and memberships from hardening."""
         mass = environment_mass(q)
         self.mass.copy_(mass.detach())
-        objective = eiil_objective(self.objective, rows.loss, rows.gradient, q, self.estimator)
         if self.balance_weight:
-            objective = objective - self.balance_weight * balance(mass)
+            inferred = inferred - self.balance_weight * balance(mass)
         if self.entropy_weight:
-            objective = objective - self.entropy_weight * membership_entropy(q)
-        return objective
+            inferred = inferred - self.entropy_weight * membership_entropy(q)
+        return inferred
 
     # --- the paper's schedule -------------------------------------------------------------------
 
@@ -138,3 +143,8 @@ class EIIL(BackboneRecommender):
     def log_values(self):
         """For the log: the penalty's weight and the share of each environment in the last batch."""
         return {"penalty_weight": self.penalty(self.progress), "environment_mass": self.mass}
+
+
+def _with_penalty(loss, penalty):
+    """The backbone's loss, of one part or several, and the penalty as a part of its own."""
+    return (*loss, penalty) if isinstance(loss, tuple) else (loss, penalty)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recbole_adv.game.player import Loss
+Loss = Tensor | tuple[Tensor, ...]
+"""A scalar, or several whose sum is minimised and which are logged apart, as in RecBole."""
 
 
 def total(loss: Loss) -> Tensor:

@@ -1,0 +1,169 @@
+"""What min-max training costs: ratios of paired runs in one process.
+
+    python benchmarks/minmax_step.py            # both data sets, a few minutes on two cores
+    python benchmarks/minmax_step.py --quick    # ml-100k only
+
+Step: one step of EIIL's min player alone against one step of both players (``max_interval: 1``),
+by ``shared_graph`` and by ``separate_forward``, on batches already loaded.
+Epoch: a training epoch of AdvTrainer with one player against RecBole's Trainer, data loading
+included. A ratio is the median over the repetitions of time(ours) / time(base) measured one right
+after the other; machines are noisy, so no time is compared across runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import init_seed
+
+from recbole_adv import Config
+from recbole_adv.quick_start import _data_and_model
+from recbole_adv.trainer import AdvTrainer, INVTrainer
+
+RESULTS = Path(__file__).parent / "results"
+QUIET = {"show_progress": False, "state": "error", "use_gpu": False, "monitor_interval": 0}
+ACTIVE = {"max_start_epoch": 0, "penalty_start": 0, "max_interval": 1}
+
+
+def generate(folder: Path, n_users: int, n_items: int, n_rows: int) -> str:
+    """A data set of random pairs with a popularity of items like 1 / rank; returns its name."""
+    name = f"random-{n_users}x{n_items}"
+    rng = np.random.default_rng(0)
+    user = np.concatenate([np.arange(n_users), rng.integers(0, n_users, n_rows - n_users)])
+    weight = 1 / np.arange(1, n_items + 1)
+    item = rng.choice(n_items, size=n_rows - n_items, p=weight / weight.sum())
+    item = np.concatenate([item, np.arange(n_items)])
+    pairs = np.unique(np.stack([user, item], axis=1), axis=0)
+    (folder / name).mkdir()
+    with open(folder / name / f"{name}.inter", "w") as file:
+        file.write("user_id:token\titem_id:token\n")
+        file.writelines(f"{u}\t{i}\n" for u, i in pairs)
+    return name
+
+
+def paired(run_base, run_other, repetitions: int) -> tuple[float, float, float]:
+    """Median seconds of the base, median ratio, and its spread (half the interquartile range)."""
+    base, ratios = [], []
+    for repetition in range(repetitions + 1):
+        # The order alternates: whoever comes second finds warmer caches.
+        pair = [run_base, run_other] if repetition % 2 else [run_other, run_base]
+        seconds = {}
+        for run in pair:
+            start = time.perf_counter()
+            run()
+            seconds[run] = time.perf_counter() - start
+        if repetition:  # the first pair warms up
+            base.append(seconds[run_base])
+            ratios.append(seconds[run_other] / seconds[run_base])
+    quartiles = statistics.quantiles(ratios, n=4)
+    return statistics.median(base), statistics.median(ratios), (quartiles[2] - quartiles[0]) / 2
+
+
+def step_rows(dataset: str, data_path: str | None, backbone: str, batches: int, repetitions: int):
+    """Rows of the step table for one data set and backbone."""
+    extra = {"data_path": data_path, "load_col": None} if data_path else {}
+    config = Config("EIIL", dataset, config_dict={"backbone": backbone, **ACTIVE, **QUIET, **extra})
+    _, train, _, _, model = _data_and_model(config)
+    trainer = INVTrainer(config, model)
+    trainer._before_fit(train)
+    loaded = list(itertools.islice(iter(train), batches))
+    model.train()
+    turns, joint = trainer._turns(), trainer._joint()
+    engine = trainer.loop.engine
+
+    def min_only():
+        for batch in loaded:
+            engine.run(turns["min"], batch)
+
+    def shared_graph():
+        for batch in loaded:
+            engine.run_shared(list(turns.values()), joint, batch)
+
+    def separate_forward():
+        for batch in loaded:
+            engine.run(turns["min"], batch)
+            engine.run(turns["max"], batch)
+
+    for name, run in (("shared_graph", shared_graph), ("separate_forward", separate_forward)):
+        base, ratio, spread = paired(min_only, run, repetitions)
+        yield {
+            "what": f"step, {name}",
+            "data": dataset,
+            "model": f"EIIL over {backbone}",
+            "base_ms": 1000 * base / len(loaded),
+            "ratio": ratio,
+            "spread": spread,
+        }
+
+
+def epoch_row(dataset: str, model: str, repetitions: int, **settings):
+    """The epoch of AdvTrainer against that of RecBole's Trainer."""
+    runs = {}
+    for trainer_class in (Trainer, AdvTrainer):
+        config = Config(model, dataset, config_dict={**QUIET, **settings})
+        _, train, _, _, net = _data_and_model(config)
+        init_seed(0, True)
+        trainer = trainer_class(config, net)
+        if trainer_class is AdvTrainer:
+            trainer._before_fit(train)
+        runs[trainer_class] = lambda trainer=trainer, train=train: trainer._train_epoch(train, 0)
+    base, ratio, spread = paired(runs[Trainer], runs[AdvTrainer], repetitions)
+    return {
+        "what": "epoch, one player",
+        "data": dataset,
+        "model": model,
+        "base_ms": 1000 * base,
+        "ratio": ratio,
+        "spread": spread,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="ml-100k only")
+    parser.add_argument("--repetitions", type=int, default=21)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        import os
+
+        os.chdir(folder)
+        for model in ("BPR", "LightGCN", "NeuMF"):
+            rows.append(epoch_row("ml-100k", model, options.repetitions))
+            show(rows[-1:])
+        for backbone in ("BPR", "LightGCN", "NeuMF"):
+            rows += step_rows("ml-100k", None, backbone, 10, options.repetitions)
+            show(rows[-2:])
+        if not options.quick:
+            name = generate(Path(folder), 60_000, 40_000, 1_000_000)
+            for backbone in ("BPR", "LightGCN"):
+                rows += step_rows(name, folder, backbone, 3, max(options.repetitions // 3, 5))
+                show(rows[-2:])
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "minmax_step.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def show(rows) -> None:
+    """Print rows of the markdown table."""
+    for row in rows:
+        print(
+            f"| {row['what']} | {row['data']} | {row['model']} | {row['base_ms']:.2f} "
+            f"| {row['ratio']:.3f} ± {row['spread']:.3f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
