@@ -88,10 +88,10 @@ def _table(header: str, rows: list[tuple]) -> str:
     return "".join("\t".join(map(str, row)) + "\n" for row in [header.split(), *rows])
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    check = parser.parse_args().check
+    check = parser.parse_args(arguments).check
     folder = Path(__file__).parent / "two_worlds"
     folder.mkdir(exist_ok=True)
     differing = []

@@ -22,7 +22,8 @@ from recbole_adv.config_check import check_config
 from recbole_adv.errors import ConfigError, RecBoleAdvError
 from recbole_adv.options import overall_options, properties_dir
 
-_WORDS = {"true": True, "false": False, "~": None, "null": None, "none": None}
+# Not none, which is a value of RecBole's sampling and of max_data; None is a literal.
+_WORDS = {"true": True, "false": False, "~": None, "null": None}
 
 
 def literal(value: Any) -> Any:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -115,7 +116,11 @@ class RunDirectory:
         root.handlers += [console, file]
         root.setLevel(level)
         try:
-            yield
+            with warnings.catch_warnings():
+                # RecBole's calls of deprecated functions are nothing its users can mend.
+                for category in (FutureWarning, DeprecationWarning, UserWarning):
+                    warnings.filterwarnings("ignore", category=category, module="recbole")
+                yield
         finally:
             root.handlers[:] = before
             root.setLevel(level_before)

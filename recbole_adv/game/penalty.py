@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -31,6 +31,12 @@ class Progress:
         """Note that a step was taken and that the next one is at ``epoch``."""
         self.previous_epoch = self.epoch
         self.step, self.epoch = self.step + 1, epoch
+
+    def last(self) -> Progress:
+        """Where the last step was taken, for the log; the start before the first one."""
+        if self.previous_epoch is None:
+            return self
+        return replace(self, step=self.step - 1, epoch=self.previous_epoch)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def test_four_epochs_are_two_and_two(model, settings, settings_of):
 
 
 def test_goes_on_after_kill_in_the_middle_of_an_epoch(settings_of):
-    given = settings_of("EIIL", epochs=6, **{**EIIL, "dropout_prob": 0.2, "train_batch_size": 8})
+    given = settings_of("EIIL", epochs=5, **{**EIIL, "dropout_prob": 0.2, "train_batch_size": 24})
     whole = run_recbole_adv("EIIL", "checkerboard", config_dict=given)
     code = (
         "import torch; torch.set_num_threads(1)\n"

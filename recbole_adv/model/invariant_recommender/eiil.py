@@ -142,7 +142,8 @@ class EIIL(BackboneRecommender):
 
     def log_values(self):
         """For the log: the penalty's weight and the share of each environment in the last batch."""
-        return {"penalty_weight": self.penalty(self.progress), "environment_mass": self.mass}
+        weight = self.penalty(self.progress.last())
+        return {"penalty_weight": weight, "environment_mass": self.mass}
 
 
 def _with_penalty(loss, penalty):

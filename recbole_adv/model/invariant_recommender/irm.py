@@ -53,6 +53,6 @@ class IRM(BackboneRecommender):
     def log_values(self):
         """For the log: the penalty's weight and the rows of each environment."""
         return {
-            "penalty_weight": self.penalty(self.progress),
+            "penalty_weight": self.penalty(self.progress.last()),
             "environment_sizes": self.environments.counts(),
         }
