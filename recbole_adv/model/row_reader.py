@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recbole_adv.errors import ConfigError
 from recbole_adv.objective import RowLoss, bce, bce_from_prob, bpr, fold_rows, softmax_cross_entropy
+from recbole_adv.objective.parts import total
 
 _READERS = {
     BPRLoss: bpr,
@@ -41,8 +42,9 @@ class RowReader:
 
     Of several calls in one ``calculate_loss`` the first with as many rows as the batch is the
     recommendation loss (CKE's second BPRLoss is that of its triples). At the first batch the mean
-    of the rows is compared with what the module returned, so a module that computes something else
-    is refused, never misread.
+    of the rows is compared with what the module returned, and that must be a term of the model's
+    loss with the factor 1, so a module that computes or is used for something else is refused,
+    never misread.
 
     Args:
         model: the backbone.
@@ -80,7 +82,7 @@ class RowReader:
             if len(inputs) == 2 and inputs[0].shape[:1] == (n_rows,):
                 rows = self._rows(module, inputs)
                 if not self._verified:
-                    self._verify(module, rows, output)
+                    self._verify(module, rows, output, loss)
                 return loss, RowLoss(*(fold_rows(value, self.times) for value in rows))
         raise ConfigError(
             f"backbone {self._name} called no loss module with the {n_rows} rows of the batch, so the "
@@ -91,7 +93,9 @@ class RowReader:
         reader = _READERS[type(module)]
         if reader is softmax_cross_entropy:
             return reader(*inputs)
-        first, second = (value.flatten(1).squeeze(1) if value.dim() > 1 else value for value in inputs)
+        first, second = (
+            value.flatten(1).squeeze(1) if value.dim() > 1 else value for value in inputs
+        )
         if first.dim() != 1:
             raise ConfigError(
                 f"backbone {self._name} scores {tuple(first.shape)} at once, of which single rows "
@@ -99,12 +103,29 @@ class RowReader:
             )
         return reader(first, second)
 
-    @torch.no_grad()
-    def _verify(self, module: nn.Module, rows: RowLoss, output: Tensor) -> None:
-        mean, given = rows.loss.float().mean(), output.float().mean()
-        if not torch.allclose(mean, given, rtol=1e-2, atol=1e-3):
+    def _verify(self, module: nn.Module, rows: RowLoss, output: Tensor, loss: Any) -> None:
+        kind = type(module).__name__
+        if output.dim():
             raise ConfigError(
-                f"backbone {self._name} weighs or changes its {type(module).__name__}: its value is "
+                f"backbone {self._name} has its {kind} return {list(output.shape)} and weighs that "
+                "itself, so the losses of single rows cannot be read; choose another backbone"
+            )
+        # Label smoothing does not show in the value while all scores are alike.
+        weighted = any(getattr(module, n, None) is not None for n in ("weight", "pos_weight"))
+        weighted = weighted or getattr(module, "label_smoothing", 0) != 0
+        mean, given = rows.loss.detach().float().mean(), output.detach().float()
+        if weighted or not torch.allclose(mean, given, rtol=1e-2, atol=1e-3):
+            raise ConfigError(
+                f"backbone {self._name} weighs or changes its {kind}: its value is "
                 f"{given:.4f}, the mean of its rows {mean:.4f}; choose another backbone"
+            )
+        if not output.requires_grad:
+            return  # the adversary's turn; the factor is seen in the backbone's
+        (factor,) = torch.autograd.grad(total(loss), output, retain_graph=True, allow_unused=True)
+        if factor is None or not torch.allclose(factor, torch.ones_like(factor), rtol=1e-2):
+            used = "leaves out" if factor is None else f"multiplies by {factor:.4g}"
+            raise ConfigError(
+                f"backbone {self._name} {used} the value of its {kind}, which must be a term of its "
+                "loss as it is; choose another backbone"
             )
         self._verified = True
