@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import warnings
@@ -159,19 +160,22 @@ def _files(options: argparse.Namespace) -> list[str] | None:
 
 def _run(options: argparse.Namespace, settings: list[str]) -> None:
     from recbole_adv.quick_start import run_recbole_adv
+    from recbole_adv.trainer.report import finite
 
     if options.nproc != 1 or options.world_size > 1:
         raise ConfigError(
             f"training on several processes is not supported yet, got nproc {options.nproc} and "
             f"world_size {options.world_size}; leave both out"
         )
-    run_recbole_adv(
+    result = run_recbole_adv(
         options.model,
         options.dataset,
         _files(options),
         resume=options.resume,
         command_line=settings,
     )
+    # The log goes to stderr; this line is for whoever reads the program's output.
+    print(json.dumps(finite(result)))
 
 
 @_readable()

@@ -31,7 +31,12 @@ SEQUENTIAL = {
 }
 OF_MODEL = {
     "SASRec": SEQUENTIAL,
-    "GRU4Rec": SEQUENTIAL,
+    "GRU4Rec": {
+        "MAX_ITEM_LIST_LENGTH": 5,
+        "hidden_size": 16,
+        "num_layers": 1,
+        "train_neg_sample_args": None,
+    },
     "DeepFM": {
         "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1},
         "metrics": ["Recall", "MRR"],

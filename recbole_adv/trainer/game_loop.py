@@ -115,7 +115,7 @@ class GameLoop:
                     self._renew(turns)
             self.batch_count += not alone
             if show_progress:
-                self._show_losses(batches)
+                self._show_losses(batches, last=index + 1 == n_batches)
         if alone:
             self._end_pass(names[0], epoch, turns)
 
@@ -194,8 +194,8 @@ class GameLoop:
         text = set_color(f"Train {epoch:>5}{who}", "pink")
         return tqdm(train_data, total=len(train_data), ncols=100, desc=text)
 
-    def _show_losses(self, bar) -> None:
-        if time() - self._shown < _SHOW_EVERY:
+    def _show_losses(self, bar, last: bool) -> None:
+        if time() - self._shown < _SHOW_EVERY and not last:
             return
         self._shown = time()
         shown = [f"{name}: {s.mean():.4g}" for name, s in self.statistics.items() if s.steps]

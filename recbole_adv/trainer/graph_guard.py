@@ -1,4 +1,4 @@
-"""Finds what in a model spoils a step: a graph kept from earlier, gradients filled by the model."""
+"""Finds what in a model spoils a step: graphs kept or cut, gradients filled by the model."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ def explain_kept_graph(model: nn.Module, loss: Tensor, begun: int) -> str:
         f"{listed} of {type(model).__name__} keeps the graph of an earlier forward pass, which was "
         "freed by the backward of that pass (retain_graph cannot bring it back); assign it with "
         ".detach(), or compute it anew in each forward pass"
+    )
+
+
+def explain_independence(player: str) -> str:
+    """The sentence about a loss from which no gradient reaches its player."""
+    return (
+        f"the loss of player {player!r} does not depend on its parameters; look for a detach(), a "
+        "no_grad() or a tensor kept from another player's turn in it"
     )
 
 

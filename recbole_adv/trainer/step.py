@@ -15,7 +15,12 @@ from recbole_adv.errors import TrainingError
 from recbole_adv.game.player import Player, frozen
 from recbole_adv.objective.parts import Loss, parts, total
 from recbole_adv.technique import Technique
-from recbole_adv.trainer.graph_guard import explain_kept_graph, sequence_number, untouched
+from recbole_adv.trainer.graph_guard import (
+    explain_independence,
+    explain_kept_graph,
+    sequence_number,
+    untouched,
+)
 from recbole_adv.trainer.random_stream import RandomStream, undisturbed
 
 
@@ -168,17 +173,19 @@ class StepEngine:
             if "backward through the graph a second time" in str(error):
                 raise TrainingError(explain_kept_graph(self.model, loss, begun)) from error
             if "does not require grad" in str(error):
-                raise TrainingError(_independent(turn)) from error
+                raise TrainingError(explain_independence(turn.player.name)) from error
             raise
         # On a shared graph torch is silent about a loss that depends on another player only.
-        if all(p.grad is None for p in turn.player.parameters):
-            raise TrainingError(_independent(turn))
+        if turn.others and all(p.grad is None for p in turn.player.parameters):
+            raise TrainingError(explain_independence(turn.player.name))
 
     def _guarded(self, parameters: Iterable[nn.Parameter], what: str) -> AbstractContextManager:
         return untouched(parameters, what) if self.check_gradients else nullcontext()
 
     def _apply(self, turn: Turn, batch: Any, outcome: Outcome) -> None:
         """From gradients to new weights."""
+        if turn.scaler is not None and all(p.grad is None for p in turn.player.parameters):
+            return  # a scaler cannot step an optimizer without a gradient (RecBole's Pop)
         sampled = self.monitor_interval and turn.steps % self.monitor_interval == 0
         if turn.scaler is not None and not self.clip_before_unscale:
             turn.scaler.unscale_(turn.optimizer)
@@ -232,13 +239,6 @@ class StepEngine:
         """The player's loss where it stands, on fixed random numbers, leaving no trace."""
         with undisturbed(self.model), self.autocast():
             return total(turn.loss(batch)).float()
-
-
-def _independent(turn: Turn) -> str:
-    return (
-        f"the loss of player {turn.player.name!r} does not depend on its parameters; look for a "
-        "detach(), a no_grad() or a tensor kept from another player's turn in it"
-    )
 
 
 def _norm(parameters: Sequence[nn.Parameter]) -> Tensor:
