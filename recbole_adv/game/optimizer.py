@@ -10,6 +10,7 @@ import torch
 from torch import nn, optim
 
 from recbole_adv.errors import ConfigError, suggest
+from recbole_adv.game.player import Player
 
 LEARNERS: dict[str, type[optim.Optimizer]] = {
     "adam": optim.Adam,
@@ -113,6 +114,14 @@ def build_optimizer(
             f"the optimizer {learner} cannot be built: {error}; torch.optim."
             f"{LEARNERS[learner].__name__} says what its arguments may be"
         ) from error
+
+
+def grouped(player: Player, rate: float) -> list[Any]:
+    """The player's parameters, in groups where some have a rate of their own."""
+    plain = [p for p in player.parameters if player.rates.get(id(p), 1.0) == 1.0]
+    groups = [{"params": plain}] if plain and len(plain) < len(player.parameters) else plain
+    own = [p for p in player.parameters if player.rates.get(id(p), 1.0) != 1.0]
+    return [*groups, *({"params": [p], "lr": rate * player.rates[id(p)]} for p in own)]
 
 
 def fused_argument(learner: str, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:

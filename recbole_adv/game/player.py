@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -28,6 +28,7 @@ class Player:
             gradients are those of a value that the player INCREASES, sent back through the graph
             of the tensors and followed by the optimizer.
         project: called without arguments after each of its steps.
+        rates: a factor of the learning rate for each of its parameters, by ``id``; 1 where absent.
         maximises: the logs show minus ``loss``, the objective that it increases.
     """
 
@@ -36,6 +37,7 @@ class Player:
     loss: Callable[[Any], Loss] | None
     move: Callable[[Any], Any] | None = None
     project: Callable[[], None] | None = None
+    rates: Mapping[int, float] = field(default_factory=dict)
     maximises: bool = False
 
 

@@ -15,7 +15,8 @@ class Turns:
 
     Args:
         interval: a turn in every ``interval``-th batch of the whole run (the last one of each
-            ``interval``), or in every ``interval``-th epoch where ``unit`` is ``epoch``.
+            ``interval``), or, where ``unit`` is ``epoch``, in ``start_epoch`` and every
+            ``interval``-th epoch after it.
         steps: optimizer steps on the batch of a turn, or whole epochs.
         unit: ``step``: it moves on the batches of the ordinary epoch; ``epoch``: a turn is
             ``steps`` passes over the data in which only this player moves.
@@ -53,7 +54,7 @@ class Schedule:
         for name, turns in self.turns.items():
             met_step_player |= turns.unit == "step"
             if turns.unit == "epoch" and turns.active(epoch, taken[name]):
-                if (epoch - turns.start_epoch + 1) % turns.interval == 0:
+                if (epoch - turns.start_epoch) % turns.interval == 0:
                     (after if met_step_player else before).extend([(name,)] * turns.steps)
         return [*before, *([together] if together else []), *after]
 

@@ -11,6 +11,7 @@ from recbole.trainer import Trainer
 from recbole_adv.game.optimizer import (
     build_optimizer,
     fused_argument,
+    grouped,
     learner_arguments,
     setting,
 )
@@ -65,6 +66,7 @@ class AdvTrainer(RunStateMixin, Trainer):
             progress,
             config["seed"],
             self.device,
+            bool(config["drop_last"]),
             self._renew_first,
         )
         self.report = Report(self)
@@ -101,6 +103,7 @@ class AdvTrainer(RunStateMixin, Trainer):
         """RecBole's method: ``params``, ``learner``, ``learning_rate``, ``weight_decay``, or ``player``."""
         player = kwargs.get("player", self.players[0])
         config, name = self.config.final_config_dict, player.name
+        rate = kwargs.get("learning_rate", setting(config, name, "learning_rate"))
         learner = kwargs.get("learner", setting(config, name, "learner"))
         own = {} if "learner" in kwargs else learner_arguments(config, name)
         if player is not self.players[0]:
@@ -108,9 +111,9 @@ class AdvTrainer(RunStateMixin, Trainer):
             # other players, whose tensors are many and small, one kernel does it all.
             own = {**fused_argument(learner, player.parameters), **own}
         return build_optimizer(
-            kwargs.get("params", player.parameters),
+            kwargs.get("params", grouped(player, rate)),
             learner,
-            kwargs.get("learning_rate", setting(config, name, "learning_rate")),
+            rate,
             kwargs.get("weight_decay", setting(config, name, "weight_decay")),
             **own,
         )

@@ -34,6 +34,7 @@ class GameLoop:
     """Who moves on which batch, and everything that is counted on the way.
 
     Args:
+        drop_last: leave out batches that are smaller than the first.
         renew_first: gives the first player a new optimizer and returns it.
 
     Attributes:
@@ -53,10 +54,12 @@ class GameLoop:
         progress: Progress,
         seed: int,
         device: torch.device,
+        drop_last: bool,
         renew_first: Callable[[], torch.optim.Optimizer],
     ):
         self.model, self.players, self.schedule, self.engine = model, players, schedule, engine
         self.progress, self.device, self.renew_first = progress, device, renew_first
+        self.drop_last = drop_last
         self.first = players[0].name
         self.streams = {
             player.name: RandomStream(seed + index, device)
@@ -101,8 +104,11 @@ class GameLoop:
         if alone and not self._passes_of_turn[names[0]]:
             call_hook(self.model, "on_phase_start", names[0], epoch)
         batches = self._bar(train_data, epoch, names) if show_progress else train_data
-        n_batches = max(len(train_data), 1)
+        n_batches, full = max(len(train_data), 1), 0
         for index, batch in enumerate(batches):
+            full = max(full, len(batch))
+            if self.drop_last and len(batch) < full:
+                continue
             batch = self._to_device(batch)
             movers = self._movers(names, epoch)
             for name, outcome in self._move(movers, turns, batch, joint, train_data):

@@ -46,9 +46,10 @@ def test_several_critic_steps_for_each_generator_step():
 def test_epoch_phases_before_and_after():
     config = {"max_unit": "epoch", "max_interval": 2, "max_steps": 1, "max_first": True}
     log, taken = play(schedule_of(config, ["min", "max"]), epochs=4, batches=1)
-    assert log == ["min", "max", "min", "min", "max", "min"]
+    assert log == ["max", "min", "min", "max", "min", "min"]
     assert taken["max"] == 2
-    log, _ = play(schedule_of({**config, "max_first": False}, ["min", "max"]), epochs=2, batches=1)
+    late = {**config, "max_first": False, "max_start_epoch": 1}
+    log, _ = play(schedule_of(late, ["min", "max"]), epochs=2, batches=1)
     assert log == ["min", "min", "max"]
 
 

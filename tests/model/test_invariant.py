@@ -6,13 +6,11 @@ import math
 import pytest
 import torch
 from recbole.data.interaction import Interaction
-from recbole.model.general_recommender import BPR
 from recbole.model.loss import BPRLoss, EmbLoss
-from recbole.utils import InputType, KGDataLoaderState
+from recbole.utils import KGDataLoaderState
 from torch import nn
 from torch.nn import functional as F
 
-from recbole_adv.errors import ConfigError
 from recbole_adv.objective.parts import total
 
 MODELS = ["IRM", "VREx", "GroupDRO", "EIIL"]
@@ -79,14 +77,15 @@ def test_every_model_over_every_backbone(model, backbone, tiny):
     assert {n for n, p in net.backbone.named_parameters() if p.grad is not None} == reached
     assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
     assert any(p.grad.abs().sum() > 0 for p in net.backbone.parameters() if p.grad is not None)
-    # It trains, and its state_dict is all there is.
+    # It trains, and what a checkpoint holds of it is all there is.
     run.trainer._train_epoch(run.train, 0)
     items = eval_batch(run)
     scores = predictions(net, items)
     same(scores, predictions(net.backbone, items))
-    other = tiny(model, backbone=backbone, seed=7, **settings_for(model))
+    other = tiny(model, backbone=backbone, **settings_for(model))  # not trained
     assert not torch.equal(predictions(other.model, items)[0], scores[0])
     other.model.load_state_dict(copy.deepcopy(net.state_dict()))
+    other.model.load_other_parameter(net.other_parameter())
     same(predictions(other.model, items), scores)
     assert {n: v.tolist() for n, v in other.model.log_values().items() if torch.is_tensor(v)} == {
         n: v.tolist() for n, v in net.log_values().items() if torch.is_tensor(v)
@@ -182,25 +181,23 @@ def test_group_dro_by_hand(tiny):
 
 def test_group_dro_moves_the_weights_before_the_min_player(tiny):
     run = tiny("GroupDRO", **settings_for("GroupDRO", epochs=1, group_dro_eta=0.5))
-    net, order, moved = run.model, [], {}
+    net, seen = run.model, []
 
     def noting(name):
         original = getattr(net, name)
 
         def noted(interaction):
-            order.append(name)
-            moved.setdefault(name, net.weight.clone())
+            seen.append((name, net.weight.tolist()))
             return original(interaction)
 
         return noted
 
-    run = tiny("GroupDRO", **settings_for("GroupDRO", epochs=1, group_dro_eta=0.5))
-    net = run.model
     net.max_step, net.calculate_loss = noting("max_step"), noting("calculate_loss")
-    trainer = type(run.trainer)(run.config, net)
+    trainer = type(run.trainer)(run.config, net)  # its players hold the functions above
     trainer.fit(run.train, verbose=False, saved=False)
-    assert order == ["max_step", "calculate_loss"] * len(run.train)
-    assert moved["max_step"].tolist() == [0.5, 0.5] != moved["calculate_loss"].tolist()
+    assert [name for name, _ in seen] == ["max_step", "calculate_loss"] * len(run.train)
+    weights = [weight for _, weight in seen]
+    assert weights[0] == [0.5, 0.5] != weights[1] == weights[2] != weights[3]
 
 
 @pytest.mark.parametrize("backbone", ["BPR", "LightGCN", "NeuMF", "SASRec", "DeepFM"])
@@ -321,138 +318,10 @@ def test_the_backbones_regularisation_stays(model, tiny):
     assert total(net.calculate_loss(batch)).item() == pytest.approx(expected, rel=1e-5)
 
 
-# --- reading rows -------------------------------------------------------------------------------
-
-
-def test_three_negatives_of_a_pair_are_one_row(tiny):
-    sampling = {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 3}}
-    run = tiny("GroupDRO", **settings_for("GroupDRO", **sampling))
-    batch = batch_of(run)
-    net, n = run.model.backbone, len(batch["item_id"]) // 3
-    with torch.no_grad():
-        _, rows = run.model.rows(batch)
-        user = net.user_embedding.weight[batch["user_id"][:n]]
-        positive = (user * net.item_embedding.weight[batch["item_id"][:n]]).sum(dim=1)
-        negatives = net.item_embedding.weight[batch["neg_item_id"].reshape(3, n)]
-        difference = positive - (user * negatives).sum(dim=2)  # [3, n]
-    assert rows.loss.shape == rows.gradient.shape == rows.index.shape == (n,)
-    torch.testing.assert_close(rows.loss, F.softplus(-difference).mean(dim=0))
-    slope = -(difference * torch.sigmoid(-difference)).mean(dim=0)
-    torch.testing.assert_close(rows.gradient, slope, rtol=1e-4, atol=1e-8)
-    assert torch.equal(rows.index, batch["inter_idx"][:n])
-    assert rows.loss.std() > 0
-
-
-def test_a_positive_and_its_two_negatives_are_one_row(tiny):
-    sampling = {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 2}}
-    settings = settings_for("GroupDRO", dropout_prob=0.0, **sampling)
-    run = tiny("GroupDRO", backbone="NeuMF", **settings)
-    batch = batch_of(run)
-    n = len(batch["item_id"]) // 3
-    with torch.no_grad():
-        _, rows = run.model.rows(batch)
-        logit = run.model.backbone.forward(batch["user_id"], batch["item_id"]).reshape(3, n)
-    expected = (F.softplus(-logit[0]) + F.softplus(logit[1]) + F.softplus(logit[2])) / 3
-    torch.testing.assert_close(rows.loss, expected)
-    assert torch.equal(rows.index, batch["inter_idx"][:n])
-
-
-class Changed(BPR):
-    """A backbone with a loss module of its own choice over pairs of rows."""
-
-    input_type = InputType.PAIRWISE
-
-    def logits(self, interaction):
-        user = self.user_embedding(interaction[self.USER_ID])
-        return (user * self.item_embedding(interaction[self.ITEM_ID])).sum(dim=-1)
-
-
-class WeightedBCE(Changed):
-    def __init__(self, config, dataset):
-        super().__init__(config, dataset)
-        self.loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0))
-
-    def calculate_loss(self, interaction):
-        logit = self.logits(interaction)
-        return self.loss(logit, torch.ones_like(logit))
-
-
-class WeighsItself(Changed):
-    def __init__(self, config, dataset):
-        super().__init__(config, dataset)
-        self.loss = nn.BCEWithLogitsLoss(reduction="none")
-
-    def calculate_loss(self, interaction):
-        logit = self.logits(interaction)
-        return (self.loss(logit, torch.ones_like(logit)) * logit.detach().exp()).mean()
-
-
-class Smoothed(Changed):
-    """At the start all scores are alike, and smoothing does not show in the value."""
-
-    def __init__(self, config, dataset):
-        super().__init__(config, dataset)
-        self.loss = nn.CrossEntropyLoss(label_smoothing=0.2)
-
-    def calculate_loss(self, interaction):
-        user = self.user_embedding(interaction[self.USER_ID])
-        return self.loss(user @ self.item_embedding.weight.t(), interaction[self.ITEM_ID])
-
-
-class Doubled(BPR):
-    def calculate_loss(self, interaction):
-        return 2 * super().calculate_loss(interaction)
-
-
-class Unused(BPR):
-    def calculate_loss(self, interaction):
-        return super().calculate_loss(interaction).detach() + self.user_embedding.weight.sum()
-
-
-class Silent(Changed):
-    """Has a loss module and does not call it."""
-
-    def calculate_loss(self, interaction):
-        return F.softplus(-self.logits(interaction)).mean()
-
-
-@pytest.mark.parametrize("model", ["GroupDRO", "EIIL"])
-@pytest.mark.parametrize(
-    "backbone, words",
-    [
-        (WeightedBCE, "WeightedBCE weighs or changes its BCEWithLogitsLoss"),
-        (WeighsItself, "WeighsItself has its BCEWithLogitsLoss return"),
-        (Smoothed, "Smoothed weighs or changes its CrossEntropyLoss"),
-        (Doubled, "Doubled multiplies by 2 the value of its BPRLoss"),
-        (Unused, "Unused leaves out the value of its BPRLoss"),
-        (Silent, "Silent called no loss module with the"),
-    ],
-)
-def test_a_backbone_that_would_be_misread_is_refused(backbone, words, model, tiny):
-    run = tiny(model, backbone=backbone.__name__, **settings_for(model, epochs=1))
-    with pytest.raises(ConfigError, match=f"backbone {words}.*choose another backbone"):
-        run.fit(saved=False)
-
-
-@pytest.mark.parametrize(
-    "backbone, words",
-    [
-        ("EASE", "backbone EASE.*choose a backbone such as BPR"),
-        ("MultiVAE", "backbone MultiVAE has none of the loss modules.*such as BPR"),
-        ("Pop", "backbone Pop.*choose a backbone such as BPR"),
-        ("IRM", "backbone must be a model that scores by itself, got IRM; write BPR"),
-        ("BRP", "backbone 'BRP' cannot be used: there is no model called 'BRP'; did you mean BPR"),
-    ],
-)
-def test_a_backbone_without_rows_is_refused_at_construction(backbone, words, tiny):
-    sampling = {"train_neg_sample_args": None} if backbone == "MultiVAE" else {}
-    with pytest.raises(ConfigError, match=words):
-        tiny("EIIL", backbone=backbone, **settings_for("EIIL", **sampling))
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_learns_the_checkerboard(model, tiny):
-    """Half of what is liked and unseen has a random rank; Pop knows nothing of colours."""
+    """Of 42 items that a user has not seen he likes 12, and 2 of these are tested: the ten best are
+    worth 10 / 12 to who knows the colours, and 10 / 42 to Pop, who does not."""
     quick = {"epochs": 12, "learning_rate": 0.05, "train_batch_size": 256}
     quick |= {"eval_step": 0, "metrics": ["Recall"], "valid_metric": "recall@10"}
     pop = tiny("Pop", **{**quick, "epochs": 1})
@@ -463,5 +332,5 @@ def test_learns_the_checkerboard(model, tiny):
     run = tiny(model, **settings)
     run.fit()
     recall = run.trainer.evaluate(run.test)["recall@10"]
-    assert recall > 1.5 * pop.trainer.evaluate(pop.test)["recall@10"]
-    assert recall > 0.5
+    assert pop.trainer.evaluate(pop.test)["recall@10"] < 0.4
+    assert recall > 0.6
