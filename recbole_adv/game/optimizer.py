@@ -142,3 +142,26 @@ def optimizer_for(
         setting(config, player, "weight_decay"),
         **learner_arguments(config, player),
     )
+
+
+def optimizer_of(
+    config: Mapping[str, Any], player: Player, first: bool, **given: Any
+) -> optim.Optimizer:
+    """The optimizer of ``player``, as its keys in ``config`` say; ``given`` goes before them.
+
+    first: torch's default implementation, to which RecBole's results are tied, loops over the
+    tensors; for the other players, whose tensors are many and small, one kernel does the whole step.
+    """
+    name = player.name
+    learner = given.get("learner", setting(config, name, "learner"))
+    rate = given.get("learning_rate", setting(config, name, "learning_rate"))
+    arguments = {} if first else fused_argument(learner, player.parameters)
+    if "learner" not in given:
+        arguments |= learner_arguments(config, name)
+    return build_optimizer(
+        given.get("params") or grouped(player, rate),
+        learner,
+        rate,
+        given.get("weight_decay", setting(config, name, "weight_decay")),
+        **arguments,
+    )

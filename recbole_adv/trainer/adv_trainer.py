@@ -8,13 +8,7 @@ from time import time
 import torch
 from recbole.trainer import Trainer
 
-from recbole_adv.game.optimizer import (
-    build_optimizer,
-    fused_argument,
-    grouped,
-    learner_arguments,
-    setting,
-)
+from recbole_adv.game.optimizer import optimizer_of, setting
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player
 from recbole_adv.game.schedule import SINGLE, Schedule
@@ -99,24 +93,11 @@ class AdvTrainer(RunStateMixin, Trainer):
             clip_before_unscale=bool(config["clip_before_unscale"]),
         )
 
-    def _build_optimizer(self, **kwargs):
-        """RecBole's method: ``params``, ``learner``, ``learning_rate``, ``weight_decay``, or ``player``."""
-        player = kwargs.get("player", self.players[0])
-        config, name = self.config.final_config_dict, player.name
-        rate = kwargs.get("learning_rate", setting(config, name, "learning_rate"))
-        learner = kwargs.get("learner", setting(config, name, "learner"))
-        own = {} if "learner" in kwargs else learner_arguments(config, name)
-        if player is not self.players[0]:
-            # Torch's default loops over the tensors, which RecBole's results are tied to; for the
-            # other players, whose tensors are many and small, one kernel does it all.
-            own = {**fused_argument(learner, player.parameters), **own}
-        return build_optimizer(
-            kwargs.get("params", grouped(player, rate)),
-            learner,
-            rate,
-            kwargs.get("weight_decay", setting(config, name, "weight_decay")),
-            **own,
-        )
+    def _build_optimizer(self, player=None, **given):
+        """RecBole's method, by ``params``, ``learner``, ``learning_rate``, ``weight_decay``; or by player."""
+        player = player or self.players[0]
+        first = player is self.players[0]
+        return optimizer_of(self.config.final_config_dict, player, first, **given)
 
     def _renew_first(self) -> torch.optim.Optimizer:
         """Give the first player an optimizer that remembers nothing.
