@@ -1,0 +1,59 @@
+"""What only a GPU can show; skipped where there is none."""
+
+import pytest
+import torch
+
+from recbole_adv import run_recbole_adv
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+ON_GPU = {"use_gpu": True, "max_start_epoch": 0, "penalty_start": 0, "selection_start_epoch": 0}
+
+
+@pytest.mark.parametrize("game_update", ["shared_graph", "separate_forward"])
+@pytest.mark.parametrize("backbone", ["BPR", "LightGCN", "NeuMF"])
+def test_trains_as_on_the_cpu(backbone, game_update, tiny):
+    """The same losses to float32 accuracy: negatives and order come from the CPU's generators."""
+    settings = {"backbone": backbone, "game_update": game_update, **ON_GPU, "dropout_prob": 0.0}
+    gpu = tiny("EIIL", **settings).fit(saved=False)
+    cpu = tiny("EIIL", **{**settings, "use_gpu": False}).fit(saved=False)
+    assert next(gpu.model.parameters()).device.type == "cuda"
+    for epoch, loss in cpu.train_loss_dict.items():
+        assert gpu.train_loss_dict[epoch] == pytest.approx(loss, rel=1e-3)
+
+
+def test_fp16_with_a_scaler_for_each_player(tiny):
+    settings = {"enable_amp": True, "enable_scaler": True, "clip_grad_norm": {"max_norm": 1.0}}
+    trainer = tiny("EIIL", **ON_GPU, **settings).fit(saved=False)
+    assert set(trainer.scalers) == {"min", "max"}
+    assert all(scaler.get_scale() > 0 for scaler in trainer.scalers.values())
+    assert trainer.train_loss_dict[1] < trainer.train_loss_dict[0]
+
+
+def test_resumes_exactly(settings_of):
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    given = settings_of("EIIL", epochs=4, **ON_GPU, backbone="NeuMF", dropout_prob=0.3)
+    whole = run_recbole_adv("EIIL", "checkerboard", config_dict=given)
+    half = run_recbole_adv("EIIL", "checkerboard", config_dict={**given, "epochs": 2})
+    rest = run_recbole_adv(resume=half["run_dir"], config_dict={"epochs": 4})
+    assert rest["test_result"] == whole["test_result"]
+    assert rest["best_valid_score"] == whole["best_valid_score"]
+
+
+def test_steps_do_not_wait_for_the_device(tiny):
+    """No synchronisation in 20 batches of an epoch beyond those of the loss check."""
+    run = tiny("EIIL", **ON_GPU, monitor_interval=0, epochs=1)
+    run.trainer._before_fit(run.train)
+    run.trainer._train_epoch(run.train, 0)
+    batches = [batch.to("cuda") for batch in run.train]
+    turns, joint = run.trainer._turns(), run.trainer._joint()
+    for turn in turns.values():
+        turn.steps = 1  # the loss is read in every 50th step only
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            run.trainer.loop.engine.run_shared(list(turns.values()), joint, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
