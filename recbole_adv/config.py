@@ -182,7 +182,7 @@ class Config(RecBoleConfig):
         content = super()._update_internal_config_dict(file)
         path = Path(file).resolve()
         home = "recbole_adv" if properties_dir() in path.parents else path.parent
-        home = "RecBole" if "recbole" in path.parts else home
+        home = "RecBole" if discovery.recbole_properties() in path.parents else home
         for key in content or {}:
             if key not in self.external_config_dict:
                 self.source_of[key] = f"{home} {path.name}"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
 import re
 import sys
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -87,8 +85,8 @@ def _learner_arguments(learner: Any) -> list[str]:
 @cache
 def _recbole_keys() -> frozenset[str]:
     """Every key of RecBole's property files for all models."""
-    root = Path(importlib.util.find_spec("recbole").origin).parent / "properties"
-    return frozenset(yaml.safe_load((root / "overall.yaml").read_text(encoding="utf-8")))
+    text = (discovery.recbole_properties() / "overall.yaml").read_text(encoding="utf-8")
+    return frozenset(yaml.safe_load(text))
 
 
 def _sources_of(config) -> str:

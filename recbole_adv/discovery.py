@@ -61,13 +61,16 @@ def recbole_modules() -> dict[str, str]:
 
 
 @cache
+def recbole_properties() -> Path:
+    """RecBole's folder of property files; RecBole is not imported."""
+    return Path(importlib.util.find_spec("recbole").origin).resolve().parent / "properties"
+
+
+@cache
 def recbole_model_names() -> list[str]:
     """RecBole's model names: each has a property file of the same name."""
-    spec = importlib.util.find_spec("recbole")
-    folder = Path(spec.origin).parent / "properties" / "model"
-    return sorted(
-        file.stem for file in folder.glob("*.yaml") if file.stem.lower() in recbole_modules()
-    )
+    files = (recbole_properties() / "model").glob("*.yaml")
+    return sorted(file.stem for file in files if file.stem.lower() in recbole_modules())
 
 
 def find_model(model: str | type) -> type:
@@ -181,8 +184,7 @@ def model_property_files(model_class: type) -> list[Path]:
         package = cls.__module__.split(".")[0]
         name = f"{cls.__name__}.yaml"
         if package == "recbole":
-            root = Path(importlib.util.find_spec("recbole").origin).parent
-            candidates = [root / "properties" / "model" / name]
+            candidates = [recbole_properties() / "model" / name]
         elif package == "recbole_adv":
             candidates = [properties_dir() / "model" / name]
         elif package in ("builtins", "torch", "abc", "typing"):

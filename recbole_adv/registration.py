@@ -24,7 +24,7 @@ from pathlib import Path
 
 from recbole_adv import discovery
 from recbole_adv.errors import ConfigError
-from recbole_adv.options import overall_options, properties_dir
+from recbole_adv.options import own_keys, properties_dir
 
 _PACKAGE = "recbole.model.general_recommender"
 
@@ -123,8 +123,7 @@ def _serve_properties() -> None:
 
     def _update_internal_config_dict(self, file):
         path = Path(file).resolve()
-        stock = path.parent if path.parent.parent.name == "recbole" else path.parent.parent
-        of_recbole = stock.parent.name == "recbole"
+        of_recbole = discovery.recbole_properties() in path.parents
         model_class = getattr(self, "_property_class", None)
         if of_recbole and path.name == "sample.yaml" and model_class is not None:
             for own in _own_files(model_class):  # right after the model file that RecBole chose
@@ -138,7 +137,7 @@ def _serve_properties() -> None:
         # RecBole evaluates strings as Python; ours are only ever read as literals.
         from recbole_adv.config import literal
 
-        ours = {key: value for key, value in config_dict.items() if key in overall_options()}
+        ours = {key: value for key, value in config_dict.items() if key in own_keys()}
         rest = {key: value for key, value in config_dict.items() if key not in ours}
         converted = convert(self, rest)
         converted.update({key: literal(value) for key, value in ours.items()})

@@ -54,9 +54,10 @@ class BackboneRecommender(AbstractRecommender):
             cls._over[key] = type(cls.__name__, (cls,), own)
         return cls._over[key]
 
-    def __new__(cls, config, dataset):
-        # RecBole's get_model gives the class as it was written; Config knows the backbone.
-        if cls.backbone_class is None:
+    def __new__(cls, config=None, dataset=None):
+        # RecBole's get_model gives the class as it was written; Config knows the backbone. A copy
+        # is made of the right class already, and without arguments.
+        if cls.backbone_class is None and config is not None:
             cls = config.model_class
         return super().__new__(cls)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from recbole_adv.model.row_reader import Rows
 from recbole_adv.objective import bpr, kmeans_1d, sign_split
 from recbole_adv.objective.parts import total
 
@@ -68,43 +69,41 @@ def test_irm_raw_finds_the_signs(tiny):
     assert q.max(dim=1).values.mean() > 0.99
 
 
-@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("k, share", [(2, 0.995), (3, 0.97)])
 @pytest.mark.parametrize("objective", ["irm", "rex"])
-def test_irm_and_rex_find_the_best_intervals(objective, k, tiny):
-    """The slopes' (losses') k-means. Rows at the cuts gain nothing by either side, hence 99 %."""
-    settings = {**ORACLE, "inference_objective": objective, "n_environments": k}
-    run = tiny("EIIL", **settings, max_learner_eps=1e-16)
-    q, rows = ascended(run, 400)
-    values = rows.gradient if objective == "irm" else rows.loss
-    oracle = kmeans_1d(values, k)
-    assert agreement(q.argmax(dim=1), oracle, k) > 0.99
+def test_irm_and_rex_find_the_best_intervals(objective, k, share, tiny):
+    """The k-means of slopes (losses); rows at a cut gain next to nothing by changing sides."""
+    # A step of nearly one size wherever a row stands, else those that saturate early stay there.
+    steady = {"max_learner_eps": 1e-16, "max_learner_betas": [0.0, 0.5]}
+    settings = {**ORACLE, **steady, "inference_objective": objective, "n_environments": k}
+    run = tiny("EIIL", **settings)
+    q, rows = ascended(run, 350)
+    oracle = kmeans_1d(rows.gradient if objective == "irm" else rows.loss, k)
+    assert agreement(q.argmax(dim=1), oracle, k) > share
     best = torch.nn.functional.one_hot(oracle, k).float()
-    reached = run.model.inferred(_rows(rows), q)
-    assert reached > 0.999 * run.model.inferred(_rows(rows), best)
+    assert run.model.inferred(_rows(rows), q) > 0.998 * run.model.inferred(_rows(rows), best)
 
 
 def _rows(row_loss):
-    from recbole_adv.model.row_reader import Rows
-
     return Rows(row_loss.loss, row_loss.gradient, torch.arange(len(row_loss.loss)))
 
 
 def test_the_balance_keeps_environments_from_emptying(tiny):
-    """In a reference that ranks all pairs right, all slopes have one sign."""
+    """In a reference that knows its training data by heart all slopes are one number."""
     shares = {}
     for weight in (0.0, 10.0):
         settings = {**ORACLE, "inference_objective": "irm_raw", "balance_weight": weight}
-        run = tiny("EIIL", **settings, max_learner_eps=1e-16)
-        batch = run.batch()
-        net = run.model.backbone
-        net.user_embedding.weight.data.fill_(1.0)
-        net.item_embedding.weight.data.zero_()
+        run = tiny("EIIL", **settings, max_learner_eps=1e-16, embedding_size=61)
+        batch, net = run.batch(), run.model.backbone
+        net.item_embedding.weight.data.copy_(torch.eye(61))
+        net.user_embedding.weight.data.zero_()[batch["user_id"], batch["item_id"]] = 1.0
+        assert rows_of(net, batch).gradient.unique().numel() == 1
         turn = run.trainer._turns()["max"]
-        net.item_embedding.weight.data[batch["item_id"].unique()] = 0.1
-        for _ in range(150):
+        for _ in range(80):
             run.trainer.loop.engine.run(turn, batch)
         shares[weight] = run.model.mass.min().item()
-    assert shares[0.0] < 0.35 < 0.45 < shares[10.0]
+    assert shares[0.0] < 0.05
+    assert shares[10.0] == pytest.approx(0.5, abs=0.02)
 
 
 # --- one game, two ways to play it --------------------------------------------------------------
@@ -127,11 +126,7 @@ def test_both_modes_have_the_same_gradients(objective, generator, tiny):
     run = tiny("EIIL", **GAME, **settings)
     spread(run.model.backbone)
     batch, net = run.batch(), run.model
-    low, high = (
-        {"backbone": list(net.backbone.parameters())},
-        list(net.env_generator.parameters()),
-    )
-    low = low["backbone"]
+    low, high = list(net.backbone.parameters()), list(net.env_generator.parameters())
     loss, value = net.calculate_joint(batch)
     shared = [
         *torch.autograd.grad(total(loss), low, retain_graph=True),
@@ -157,7 +152,7 @@ def test_both_modes_have_the_same_gradients(objective, generator, tiny):
 @pytest.mark.parametrize("mode", ["shared_graph", "separate_forward"])
 def test_an_ascent_step_raises_the_objective(mode, generator, tiny):
     sgd = {"max_learner": "sgd", "max_learning_rate": 0.05, "monitor_interval": 1}
-    run = tiny("EIIL", game_update=mode, generator=generator, **GAME, **sgd, epochs=2)
+    run = tiny("EIIL", game_update=mode, generator=generator, **GAME, **sgd)
     spread(run.model.backbone)
     run.fit(saved=False)
     gains = run.trainer.loop.statistics["max"]._samples["gain"]
@@ -189,7 +184,7 @@ def test_one_shot(generator, tiny):
     keys = {"inference": "one_shot", "max_start_epoch": 2, "one_shot_epochs": 3, "epochs": 4}
     quick = {"max_learning_rate": 0.1, "penalty_start": 2, "train_batch_size": 256, "eval_step": 0}
     run = tiny("EIIL", generator=generator, **keys, **quick)
-    net, trainer, log = run.model, run.trainer, []
+    net, trainer, log, found = run.model, run.trainer, [], []
 
     def snapshot():
         weights = {name: value.clone() for name, value in net.state_dict().items()}
@@ -203,6 +198,8 @@ def test_one_shot(generator, tiny):
 
     def noted(player, epoch):
         log.append(("ascended", *snapshot()))
+        # An mlp reads the backbone's embeddings, which will not be these any more.
+        found.append(net.env_generator.of_all_rows().argmax(dim=1))
         renew = on_phase_end(player, epoch)
         log.append(("reset", *snapshot()))
         return renew
@@ -230,9 +227,7 @@ def test_one_shot(generator, tiny):
     assert any(not torch.equal(reference[n], ascended[n]) for n in generators)
     assert reference["hard_environment"].unique().tolist() == [-1]
     # Then the environments are hard, and the backbone is new.
-    logits = net.env_generator.of_all_rows() if generator == "table" else None
-    if logits is not None:  # an mlp reads the backbone's embeddings, which are no longer those
-        assert torch.equal(reset["hard_environment"], logits.argmax(dim=1))
+    assert torch.equal(reset["hard_environment"], found[0])
     assert set(reset["hard_environment"].tolist()) <= {0, 1}
     counts = reset["hard_environment"].bincount(minlength=2)
     torch.testing.assert_close(reset["mass"], counts / counts.sum())

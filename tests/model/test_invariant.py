@@ -334,3 +334,16 @@ def test_learns_the_checkerboard(model, tiny):
     recall = run.trainer.evaluate(run.test)["recall@10"]
     assert pop.trainer.evaluate(pop.test)["recall@10"] < 0.4
     assert recall > 0.6
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_deep_copy_is_a_model_of_its_own(model, tiny):
+    """RecBole copies a model to count its FLOPs."""
+    run = tiny(model, **settings_for(model))
+    batch = batch_of(run)
+    twin = copy.deepcopy(run.model)
+    assert type(twin) is type(run.model)
+    assert torch.equal(total(twin.calculate_loss(batch)), total(run.model.calculate_loss(batch)))
+    twin.backbone.item_embedding.weight.data.normal_()  # the copy reads its own loss module
+    changed = total(twin.calculate_loss(batch))
+    assert not torch.equal(changed, total(run.model.calculate_loss(batch)))

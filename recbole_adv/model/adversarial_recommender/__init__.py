@@ -1,0 +1,1 @@
+"""Recommenders with an adversary of their own."""

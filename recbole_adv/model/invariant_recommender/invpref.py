@@ -1,0 +1,297 @@
+r"""InvPref: preferences that are the same in environments that nobody has labelled.
+
+Reference:
+    Wang, He, Liu, Zou, Yu, Cui, "Invariant Preference Learning for General Debiasing in
+    Recommendation", KDD 2022 (doi 10.1145/3534678.3539439).
+
+Official code: AIflowerQ/InvPref_KDD_2022 at 227d001 (``models.py``, ``train.py``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_adv.environment import EnvironmentAssignment
+from recbole_adv.errors import ConfigError
+from recbole_adv.game.penalty import PenaltySchedule, Progress
+from recbole_adv.game.player import Player, min_max_players
+from recbole_adv.model.layers import reverse_gradient
+
+_CHUNK = 1 << 16  # labelled rows whose losses are looked at at once
+
+
+class LabelledRows(NamedTuple):
+    """What is fitted: R = B (1 + n) rows, n negatives for each of B training rows.
+
+    user, item, environment: [R] int64; label: [R]; index: [R], where each row's environment is kept.
+    """
+
+    user: Tensor
+    item: Tensor
+    label: Tensor
+    index: Tensor
+    environment: Tensor
+
+
+class InvPref(GeneralRecommender):
+    r"""An invariant and an environment-aware preference, over environments that are re-estimated.
+
+    Of a user u, an item i, a label y and the environment e of this very row::
+
+        h   = P_u * Q_i                       a = sum h          (invariant)
+        b_e = sum(P'_u * Q'_i * E_e)                             (environment-aware)
+        implicit:  r = sigma(a),  r_e = sigma(a) sigma(b_e),  l = binary cross entropy
+        explicit:  r = a,         r_e = a + b_e,              l = squared error
+        min player:  invariant_weight l(r, y) + env_aware_weight l(r_e, y) + l2_weight R2 + l1_weight R1
+                     - alpha classifier_weight NLL(C(h), e)
+        classifier:  classifier_weight NLL(C(h), e)
+
+    all means over the R rows of a batch, with R2 = (|P|^2 + |P'|^2 + |Q|^2 + |Q'|^2) / (2 R d) of the
+    rows' embeddings (R1 alike). C = log softmax of a linear map. After every ``cluster_interval``-th
+    epoch each row moves to the environment of its least l(r_e, y). Scores are r.
+
+    ``adversary: reversal``: one player, C behind a gradient reversal. ``adversary: explicit``: C
+    belongs to ``max``; on a shared graph the gradients are the same.
+
+    Labels: ``static_negatives: n`` draws n items for each training row once, uniformly among those
+    that the user has no training row with, and a batch of B rows becomes B (1 + n);
+    ``static_negatives: 0`` takes LABEL_FIELD, or RATING_FIELD if ``feedback: explicit``.
+
+    Buffers: negatives [N, n], environments.environment [N (1 + n)] (row k N + i is the k-th negative
+    of training row i, k = 0 itself), environment_size [E], n_moved.
+
+    Deviations from the official code, and what is wrong there:
+
+    * ``alpha_schedule: dann``: its ramp has p = (b + (t + 1) n) / ((t + 1) n) >= 1, so alpha is 1 from
+      the first step on; here p goes from 0 to 1 over the training.
+    * Re-weighting, w_e = min(n_e + 1, n - 1) / n, favours large environments; it is called
+      ``frequency``. ``inverse``, n / (E n_e), gives every environment the same say.
+    * Its ties go by a table of all E! orders (1e-10, 1e-11 ... added), out of memory for E = 10, and
+      without effect but for exact ties; here a tie keeps the row where it is.
+    * The epoch is chosen on the test set there. Here validation decides, as in RecBole.
+    * BCE of the product is computed in logarithms; nn.BCELoss cuts them off at -100.
+    * Its batches are fixed runs of the file: ``shuffle: False`` does that.
+    """
+
+    input_type = InputType.POINTWISE
+    needs_row_index = True
+    negatives: Tensor
+    environment_size: Tensor
+    n_moved: Tensor
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.INTER_IDX = config["INTER_IDX_FIELD"]
+        self.n_negatives = config["static_negatives"]
+        self.explicit_feedback = config["feedback"] == "explicit"
+        self.LABEL = config["RATING_FIELD" if self.explicit_feedback else "LABEL_FIELD"]
+        self._check_labels(config, dataset)
+        self._read_options(config)
+        d = config["embedding_size"]
+        self.user_invariant = nn.Embedding(self.n_users, d)
+        self.item_invariant = nn.Embedding(self.n_items, d)
+        self.user_env_aware = nn.Embedding(self.n_users, d)
+        self.item_env_aware = nn.Embedding(self.n_items, d)
+        self.environment_embedding = nn.Embedding(self.n_environments, d)
+        self.classifier = nn.Linear(d, self.n_environments)
+        for module in self.children():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.01)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        generator = torch.Generator().manual_seed(config["seed"])
+        n_rows = len(dataset.inter_feat)
+        users, items = dataset.inter_feat[self.USER_ID], dataset.inter_feat[self.ITEM_ID]
+        negatives = draw_unobserved(users, items, self.n_items, self.n_negatives, generator)
+        self.register_buffer("negatives", negatives)
+        n_labelled = n_rows * (1 + self.n_negatives)
+        initial = torch.randint(self.n_environments, (n_labelled,), generator=generator)
+        self.environments = EnvironmentAssignment(n_labelled, self.n_environments, initial)
+        self.register_buffer("environment_size", self.environments.counts())
+        self.register_buffer("n_moved", torch.zeros((), dtype=torch.int64))
+        self.progress = Progress()
+
+    def _read_options(self, config) -> None:
+        self.n_environments = config["n_environments"]
+        self.invariant_weight = config["invariant_weight"]
+        self.env_aware_weight = config["env_aware_weight"]
+        self.classifier_weight = config["classifier_weight"]
+        self.l2_weight, self.l1_weight = config["l2_weight"], config["l1_weight"]
+        self.alpha = PenaltySchedule(kind=config["alpha_schedule"], weight=config["alpha"])
+        self.explicit_adversary = config["adversary"] == "explicit"
+        self.max_modules = config["max_modules"]
+        self.class_reweight = config["class_reweight"]
+        self.recommend_reweight = config["recommend_reweight"]
+        self.reg_env_embed, self.reg_only_embed = config["reg_env_embed"], config["reg_only_embed"]
+        self.cluster_interval = config["cluster_interval"]
+        self.cluster_epochs = config["cluster_start_epoch"], config["cluster_stop_epoch"]
+
+    def _check_labels(self, config, dataset) -> None:
+        sampling = config["train_neg_sample_args"]["distribution"]
+        if sampling != "none":
+            raise ConfigError(
+                "InvPref keeps an environment for every labelled row, so negatives are drawn once and "
+                f"not by RecBole, got train_neg_sample_args with distribution {sampling!r}; write "
+                "train_neg_sample_args: ~ and static_negatives: 1"
+            )
+        there = self.LABEL in dataset.inter_feat
+        labels = dataset.inter_feat[self.LABEL] if there else torch.ones(1)
+        if self.n_negatives and (self.explicit_feedback or not bool((labels == 1).all())):
+            given = "feedback: explicit" if self.explicit_feedback else f"a column {self.LABEL!r} with others"
+            raise ConfigError(
+                "static_negatives takes every training row for a positive, got static_negatives: "
+                f"{self.n_negatives} and {given}; write static_negatives: 0"
+            )
+        if not self.n_negatives and not there:
+            hint = "" if self.explicit_feedback else ", threshold: {'rating': 4}, or static_negatives: 1"
+            raise ConfigError(
+                f"static_negatives: 0 takes the labels from the column {self.LABEL!r}, got rows of "
+                f"{', '.join(dataset.inter_feat.columns)}; add it to load_col{hint}"
+            )
+        if not self.explicit_feedback and not bool(((labels >= 0) & (labels <= 1)).all()):
+            raise ConfigError(
+                f"labels of feedback: implicit must lie in [0, 1], got {labels.min():g} to "
+                f"{labels.max():g} in {self.LABEL!r}; write threshold: {{'rating': 4}}, or feedback: "
+                "explicit"
+            )
+
+    # --- the game -------------------------------------------------------------------------------
+
+    def players(self) -> tuple[Player, ...]:
+        """One player before and one behind the gradient reversal, or ``min`` and ``max``."""
+        if self.explicit_adversary:
+            return min_max_players(self, self.max_modules)
+        return (Player("min", tuple(self.parameters()), self.calculate_loss),)
+
+    def calculate_loss(self, interaction):
+        rows = self.labelled_rows(interaction)
+        h, fit = self._fit(rows)
+        alpha = self.alpha(self.progress)
+        if self.explicit_adversary:
+            return *fit, -alpha * self._classification(h, rows)
+        loss = self._classification(reverse_gradient(h, alpha), rows)
+        return *fit, loss + self._classifier_regularisation()
+
+    def calculate_max_objective(self, interaction):
+        rows = self.labelled_rows(interaction)
+        h = self.user_invariant(rows.user) * self.item_invariant(rows.item)
+        return -self._classification(h, rows) - self._classifier_regularisation()
+
+    def calculate_joint(self, interaction):
+        rows = self.labelled_rows(interaction)
+        h, fit = self._fit(rows)
+        loss = self._classification(h, rows)
+        return (
+            (*fit, -self.alpha(self.progress) * loss),
+            -loss - self._classifier_regularisation(),
+        )
+
+    def labelled_rows(self, interaction) -> LabelledRows:
+        """The rows of a batch, with their negatives, labels and environments."""
+        index = interaction[self.INTER_IDX]
+        user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        if self.n_negatives == 0:
+            label = interaction[self.LABEL].to(self.user_invariant.weight.dtype)
+        else:
+            n, n_rows = self.n_negatives, len(self.negatives)
+            item = torch.cat([item, self.negatives[index].t().flatten()])
+            label = torch.zeros(len(item), device=item.device)
+            label[: len(user)] = 1
+            user = user.repeat(1 + n)
+            tile = torch.arange(1 + n, device=index.device).unsqueeze(1)
+            index = (index + n_rows * tile).flatten()
+        return LabelledRows(user, item, label, index, self.environments.of(index))
+
+    def _fit(self, rows: LabelledRows) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """h [R, d], and both losses of recommendation and the regularisation, weighed."""
+        user, item = self.user_invariant(rows.user), self.item_invariant(rows.item)
+        user_env, item_env = self.user_env_aware(rows.user), self.item_env_aware(rows.item)
+        environment = self.environment_embedding(rows.environment)
+        h = user * item
+        a, b = h.sum(-1), (user_env * item_env * environment).sum(-1)
+        weight = self._row_weight(self.recommend_reweight, rows)
+        invariant = (weight * row_loss(a, None, rows.label, self.explicit_feedback)).mean()
+        env_aware = (weight * row_loss(a, b, rows.label, self.explicit_feedback)).mean()
+        regularisation = self._norms(0.5, user, user_env, item, item_env)
+        if self.reg_env_embed:
+            regularisation = regularisation + self._norms(1.0, environment)
+        return h, (
+            self.invariant_weight * invariant,
+            self.env_aware_weight * env_aware,
+            regularisation,
+        )
+
+    def _classification(self, h: Tensor, rows: LabelledRows) -> Tensor:
+        log_prob = torch.log_softmax(self.classifier(h), dim=-1)
+        loss = F.nll_loss(log_prob, rows.environment, reduction="none")
+        weight = self._row_weight(self.class_reweight, rows)
+        return self.classifier_weight * (weight * loss).mean()
+
+    def _row_weight(self, kind: str, rows: LabelledRows) -> Tensor:
+        return environment_weight(self.environment_size, kind)[rows.environment]
+
+    def _norms(self, factor: float, *tensors: Tensor) -> Tensor:
+        """factor sum_t (l2 |t|^2 + l1 |t|_1) / (number of elements of t)."""
+        parts = [self.l2_weight * t.square().mean() + self.l1_weight * t.abs().mean() for t in tensors]
+        return factor * torch.stack(parts).sum()
+
+    def _classifier_regularisation(self) -> Tensor | float:
+        own = (self.classifier.weight, self.classifier.bias)
+        return 0.0 if self.reg_only_embed else self._norms(1.0, *own)
+
+    # --- environments ---------------------------------------------------------------------------
+
+    def after_epoch(self, epoch: int, train_data) -> None:
+        """Re-estimate the environments where the schedule asks for it."""
+        done, (start, stop) = epoch + 1, self.cluster_epochs
+        if done % self.cluster_interval == 0 and start <= done and (stop is None or done < stop):
+            self.reassign(train_data)
+
+    @torch.no_grad()
+    def reassign(self, train_data) -> int:
+        """Move every labelled row to the environment of its least loss; how many moved."""
+        was_training = self.training
+        self.eval()
+        rows = train_data._dataset.inter_feat
+        step = max(_CHUNK // (1 + self.n_negatives), 1)
+        moved = 0
+        for start in range(0, len(rows), step):
+            chunk = self.labelled_rows(rows[start : start + step].to(self.environment_size.device))
+            moved += self.environments.reassign(chunk.index, self.environment_losses(chunk))
+        self.environment_size.copy_(self.environments.counts())
+        self.n_moved.fill_(moved)
+        self.train(was_training)
+        return moved
+
+    def environment_losses(self, rows: LabelledRows) -> Tensor:
+        """l(r_e, y) of each row in each environment.   Returns [R, E]."""
+        a = (self.user_invariant(rows.user) * self.item_invariant(rows.item)).sum(-1, keepdim=True)
+        aware = self.user_env_aware(rows.user) * self.item_env_aware(rows.item)
+        b = aware @ self.environment_embedding.weight.t()
+        return row_loss(a, b, rows.label.unsqueeze(1), self.explicit_feedback)
+
+    def log_values(self):
+        """For the log: alpha, and how many rows each environment has and how many moved last."""
+        return {
+            "alpha": self.alpha(self.progress.last()),
+            "environment_sizes": self.environment_size,
+            "n_moved": self.n_moved.item(),
+        }
+
+    # --- prediction -----------------------------------------------------------------------------
+
+    def _score(self, a: Tensor) -> Tensor:
+        return a if self.explicit_feedback else torch.sigmoid(a)
+
+    def predict(self, interaction):
+        user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        return self._score((self.user_invariant(user) * self.item_invariant(item)).sum(-1))
+
+    def full_sort_predict(self, interaction):
+        user = self.user_invariant(interaction[self.USER_ID])
+        return self._score(user @ self.item_invariant.weight.t()).view(-1)
