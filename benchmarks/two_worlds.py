@@ -51,7 +51,7 @@ BASE = {
     "train_batch_size": 1024,
     "eval_batch_size": 4096,
     "epochs": 60,
-    "stopping_step": 10,
+    "stopping_step": 15,
     "checkpoint_interval": 0,
     "monitor_interval": 0,
 }
