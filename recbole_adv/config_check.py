@@ -15,6 +15,7 @@ import yaml
 from recbole_adv import discovery
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.game.optimizer import PLAYER_KEYS, check_learner
+from recbole_adv.game.schedule import KEYS as SCHEDULE_KEYS
 from recbole_adv.options import Option, overall_options, properties_dir, read_options
 from recbole_adv.recbole_values import OPTIONS as RECBOLE_OPTIONS
 from recbole_adv.recbole_values import check_recbole_values
@@ -89,6 +90,13 @@ def _recbole_keys() -> frozenset[str]:
     return frozenset(yaml.safe_load(text))
 
 
+@cache
+def own_keys() -> frozenset[str]:
+    """Every key of ours, of any model; not RecBole's to which a model gives another default."""
+    files = (properties_dir() / "model").glob("*.yaml")
+    return frozenset(overall_options()).union(*map(read_options, files)) - _recbole_keys()
+
+
 def _sources_of(config) -> str:
     backbone = getattr(config.model_class, "backbone_class", None)
     classes = [c for b in filter(None, (config.model_class, backbone)) for c in b.__mro__]
@@ -113,7 +121,7 @@ def _read_by_model(config, key: str) -> bool:
 
 def _of_custom_player(config, key: str) -> bool:
     """Whether the key is ``<player>_<setting>`` of a player that the model's source names."""
-    for setting in (*PLAYER_KEYS, "learner_"):
+    for setting in (*PLAYER_KEYS, *SCHEDULE_KEYS, "learner_"):
         head = key.partition(f"_{setting}")[0]
         if head != key and head not in ("min", "max") and _read_by_model(config, head):
             return True

@@ -62,8 +62,10 @@ def recbole_modules() -> dict[str, str]:
 
 @cache
 def recbole_properties() -> Path:
-    """RecBole's folder of property files; RecBole is not imported."""
-    return Path(importlib.util.find_spec("recbole").origin).resolve().parent / "properties"
+    """RecBole's folder of property files."""
+    import recbole
+
+    return Path(recbole.__file__).resolve().parent / "properties"
 
 
 @cache

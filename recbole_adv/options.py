@@ -117,10 +117,3 @@ def read_options(file: Path) -> Mapping[str, Option]:
 def overall_options() -> Mapping[str, Option]:
     """The options that every model has."""
     return read_options(properties_dir() / "overall.yaml")
-
-
-@cache
-def own_keys() -> frozenset[str]:
-    """Every key of ours: those of all models and of each."""
-    files = (properties_dir() / "model").glob("*.yaml")
-    return frozenset(overall_options()).union(*map(read_options, files))

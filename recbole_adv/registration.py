@@ -24,7 +24,7 @@ from pathlib import Path
 
 from recbole_adv import discovery
 from recbole_adv.errors import ConfigError
-from recbole_adv.options import own_keys, properties_dir
+from recbole_adv.options import properties_dir
 
 _PACKAGE = "recbole.model.general_recommender"
 
@@ -136,6 +136,7 @@ def _serve_properties() -> None:
     def _convert_config_dict(self, config_dict):
         # RecBole evaluates strings as Python; ours are only ever read as literals.
         from recbole_adv.config import literal
+        from recbole_adv.config_check import own_keys
 
         ours = {key: value for key, value in config_dict.items() if key in own_keys()}
         rest = {key: value for key, value in config_dict.items() if key not in ours}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recbole_adv.errors import ConfigError
+from recbole_adv.options import overall_options
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class Schedule:
 SINGLE = Schedule({"min": Turns()})
 """Ordinary training: one player that moves on every batch."""
 
-_KEYS = ("interval", "steps", "unit", "start_epoch", "stop_epoch", "budget", "data")
+KEYS = ("interval", "steps", "unit", "start_epoch", "stop_epoch", "budget", "data")
+"""What every player may set as ``<player>_<key>``."""
 
 
 def schedule_of(config: Mapping[str, Any], names: Sequence[str]) -> Schedule:
@@ -89,8 +91,11 @@ def schedule_of(config: Mapping[str, Any], names: Sequence[str]) -> Schedule:
         order.sort(key=lambda name: name != "max")
     turns = {}
     for name in order:
-        given = {key: config.get(f"{name}_{key}") for key in _KEYS}
-        turns[name] = Turns(**{key: value for key, value in given.items() if value is not None})
+        given = {key: config.get(f"{name}_{key}") for key in KEYS}
+        given = {key: value for key, value in given.items() if value is not None}
+        for key, value in given.items():  # a player of the model's own has the max player's schema
+            replace(overall_options()[f"max_{key}"], key=f"{name}_{key}").check(value)
+        turns[name] = Turns(**given)
     by_step = [t for t in turns.values() if t.unit == "step"]
     if by_step and all(t.interval > 1 for t in by_step):
         raise ConfigError(

@@ -1,5 +1,6 @@
 """What is minimised or maximised: tensors in, tensors out."""
 
+from recbole_adv.objective.contrastive import info_nce, sampled_products
 from recbole_adv.objective.invariance import (
     balance,
     eiil_objective,
@@ -34,12 +35,14 @@ __all__ = [
     "environment_risk",
     "fold_rows",
     "group_dro_weights",
+    "info_nce",
     "irm_penalty",
     "kmeans_1d",
     "logit_of",
     "membership_entropy",
     "present",
     "risk_variance",
+    "sampled_products",
     "sign_split",
     "softmax_cross_entropy",
     "squared_gradient",

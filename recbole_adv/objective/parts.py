@@ -10,7 +10,7 @@ Loss = Tensor | tuple[Tensor, ...]
 
 def total(loss: Loss) -> Tensor:
     """The scalar to minimise."""
-    return sum(loss) if isinstance(loss, tuple) else loss
+    return sum(loss[1:], loss[0]) if isinstance(loss, tuple) else loss
 
 
 def parts(loss: Loss) -> tuple[Tensor, ...]:

@@ -140,6 +140,7 @@ class AdvTrainer(RunStateMixin, Trainer):
         if saved and self.start_epoch >= self.epochs:
             self._save_checkpoint(-1, verbose=verbose)
         self._before_fit(train_data)
+        self.eval_step = min(self.eval_step, self.epochs)  # TraditionalTrainer shortens the run
         for epoch in range(self.start_epoch, self.epochs):
             self._fit_epoch(train_data, epoch, verbose, show_progress)
             stop = False
@@ -153,6 +154,8 @@ class AdvTrainer(RunStateMixin, Trainer):
             self.report.write()
             if stop:
                 break
+        if saved and valid_data and self.best_epoch is None and self.start_epoch < self.epochs:
+            self._save_checkpoint(epoch, verbose=verbose)  # no score was a number
         self._add_hparam_to_tensorboard(float(self.best_valid_score))
         self.tensorboard.flush()
         return self.best_valid_score, self.best_valid_result

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from recbole_adv.errors import ConfigError
+from recbole_adv.game.optimizer import check_learner
 from recbole_adv.game.player import Player, players_of
 from recbole_adv.game.schedule import Schedule, schedule_of
 from recbole_adv.trainer.adv_trainer import AdvTrainer
@@ -40,7 +41,11 @@ class INVTrainer(AdvTrainer):
     """
 
     def _players(self, config, model) -> tuple[Player, ...]:
-        return players_of(model, config)
+        players = players_of(model, config)
+        for player in players:  # the configuration knew min and max only
+            if player.name not in ("min", "max"):
+                check_learner(config.final_config_dict, player.name)
+        return players
 
     def _schedule(self, config, model) -> Schedule:
         own = getattr(model, "schedule", None)

@@ -12,9 +12,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROWS = [
     {"errors", "compat", "compat_quick_start", "checkpoint", "plain_data", "legacy_checkpoint"}
     | {"restricted_pickle", "import_hook", "options", "objective"},
-    {"game", "environment"},
+    {"game", "environment", "data"},
     {"technique", "model"},
-    {"trainer", "discovery", "config", "config_check", "recbole_values", "data", "run_directory"}
+    {"trainer", "discovery", "config", "config_check", "recbole_values", "run_directory"}
     | {"registration"},
     {"quick_start", "cli", "__main__", "__init__"},
 ]

@@ -65,3 +65,16 @@ def test_epoch_phase_of_several_passes_and_one_turn():
 def test_batches_that_train_nobody_are_refused():
     with pytest.raises(ConfigError, match="min_interval 2, max_interval 3"):
         schedule_of({"min_interval": 2, "max_interval": 3}, ["min", "max"])
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("critic_interval", 0, "critic_interval must be a whole number >= 1"),
+        ("critic_unit", "epochs", "critic_unit must be one of step, epoch"),
+        ("critic_data", "new", "critic_data must be one of same, fresh, none"),
+    ],
+)
+def test_keys_of_a_players_own_are_checked(key, value, words):
+    with pytest.raises(ConfigError, match=words):
+        schedule_of({key: value}, ["critic", "generator"])

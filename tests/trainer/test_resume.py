@@ -94,7 +94,9 @@ def test_goes_on_after_kill_in_the_middle_of_an_epoch(settings_of):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment)
     metrics, deadline = Path("killed/metrics.jsonl"), time.time() + 120
-    while time.time() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+    while time.time() < deadline and process.poll() is None:
+        if metrics.exists() and metrics.read_text().count("\n") >= 2:
+            break
         time.sleep(0.005)
     time.sleep(0.02)  # into the next epoch
     process.send_signal(signal.SIGKILL)

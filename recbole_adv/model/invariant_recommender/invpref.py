@@ -18,24 +18,21 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_adv.environment import EnvironmentAssignment
-from recbole_adv.errors import ConfigError
 from recbole_adv.game.penalty import PenaltySchedule, Progress
 from recbole_adv.game.player import Player, min_max_players
+from recbole_adv.model.labelled_rows import Labelled, LabelledRows
 from recbole_adv.model.layers import reverse_gradient
+from recbole_adv.objective.preference import environment_weight, preference_loss
 
 _CHUNK = 1 << 16  # labelled rows whose losses are looked at at once
 
 
-class LabelledRows(NamedTuple):
-    """What is fitted: R = B (1 + n) rows, n negatives for each of B training rows.
-
-    user, item, environment: [R] int64; label: [R]; index: [R], where each row's environment is kept.
-    """
+class Rows(NamedTuple):
+    """The labelled rows of a batch and the environment of each.   All [R]."""
 
     user: Tensor
     item: Tensor
     label: Tensor
-    index: Tensor
     environment: Tensor
 
 
@@ -48,32 +45,31 @@ class InvPref(GeneralRecommender):
         b_e = sum(P'_u * Q'_i * E_e)                             (environment-aware)
         implicit:  r = sigma(a),  r_e = sigma(a) sigma(b_e),  l = binary cross entropy
         explicit:  r = a,         r_e = a + b_e,              l = squared error
-        min player:  invariant_weight l(r, y) + env_aware_weight l(r_e, y) + l2_weight R2 + l1_weight R1
-                     - alpha classifier_weight NLL(C(h), e)
+        min player:  invariant_weight l(r, y) + env_aware_weight l(r_e, y)
+                     + l2_weight R2 + l1_weight R1 - alpha classifier_weight NLL(C(h), e)
         classifier:  classifier_weight NLL(C(h), e)
 
-    all means over the R rows of a batch, with R2 = (|P|^2 + |P'|^2 + |Q|^2 + |Q'|^2) / (2 R d) of the
-    rows' embeddings (R1 alike). C = log softmax of a linear map. After every ``cluster_interval``-th
-    epoch each row moves to the environment of its least l(r_e, y). Scores are r.
+    all means over the R rows of a batch, with R2 = (|P|^2 + |P'|^2 + |Q|^2 + |Q'|^2) / (2 R d) of
+    the rows' embeddings (R1 alike). C = log softmax of a linear map. After each ``cluster_interval``
+    epochs every row moves to the environment of its least l(r_e, y). Scores are r.
 
     ``adversary: reversal``: one player, C behind a gradient reversal. ``adversary: explicit``: C
     belongs to ``max``; on a shared graph the gradients are the same.
 
-    Labels: ``static_negatives: n`` draws n items for each training row once, uniformly among those
-    that the user has no training row with, and a batch of B rows becomes B (1 + n);
-    ``static_negatives: 0`` takes LABEL_FIELD, or RATING_FIELD if ``feedback: explicit``.
+    Rows and labels: :class:`~recbole_adv.model.labelled_rows.LabelledRows`; every row, the negatives
+    too, has an environment.
 
-    Buffers: negatives [N, n], environments.environment [N (1 + n)] (row k N + i is the k-th negative
-    of training row i, k = 0 itself), environment_size [E], n_moved.
+    Buffers: labels.negatives [N, n], environments.environment [N (1 + n)], environment_size [E],
+    n_moved, all in the checkpoint.
 
     Deviations from the official code, and what is wrong there:
 
-    * ``alpha_schedule: dann``: its ramp has p = (b + (t + 1) n) / ((t + 1) n) >= 1, so alpha is 1 from
+    * ``alpha_schedule: dann``: p = (b + (t + 1) n) / ((t + 1) n) >= 1 there, so that alpha is 1 from
       the first step on; here p goes from 0 to 1 over the training.
     * Re-weighting, w_e = min(n_e + 1, n - 1) / n, favours large environments; it is called
       ``frequency``. ``inverse``, n / (E n_e), gives every environment the same say.
-    * Its ties go by a table of all E! orders (1e-10, 1e-11 ... added), out of memory for E = 10, and
-      without effect but for exact ties; here a tie keeps the row where it is.
+    * Ties go by a table of all E! orders (1e-10, 1e-11 ... added) there, out of memory for E = 10
+      and without effect but for exact ties; here a tie keeps the row where it is.
     * The epoch is chosen on the test set there. Here validation decides, as in RecBole.
     * BCE of the product is computed in logarithms; nn.BCELoss cuts them off at -100.
     * Its batches are fixed runs of the file: ``shuffle: False`` does that.
@@ -81,17 +77,12 @@ class InvPref(GeneralRecommender):
 
     input_type = InputType.POINTWISE
     needs_row_index = True
-    negatives: Tensor
     environment_size: Tensor
     n_moved: Tensor
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.INTER_IDX = config["INTER_IDX_FIELD"]
-        self.n_negatives = config["static_negatives"]
         self.explicit_feedback = config["feedback"] == "explicit"
-        self.LABEL = config["RATING_FIELD" if self.explicit_feedback else "LABEL_FIELD"]
-        self._check_labels(config, dataset)
         self._read_options(config)
         d = config["embedding_size"]
         self.user_invariant = nn.Embedding(self.n_users, d)
@@ -105,13 +96,11 @@ class InvPref(GeneralRecommender):
                 nn.init.normal_(module.weight, std=0.01)
         nn.init.xavier_uniform_(self.classifier.weight)
         generator = torch.Generator().manual_seed(config["seed"])
-        n_rows = len(dataset.inter_feat)
-        users, items = dataset.inter_feat[self.USER_ID], dataset.inter_feat[self.ITEM_ID]
-        negatives = draw_unobserved(users, items, self.n_items, self.n_negatives, generator)
-        self.register_buffer("negatives", negatives)
-        n_labelled = n_rows * (1 + self.n_negatives)
-        initial = torch.randint(self.n_environments, (n_labelled,), generator=generator)
-        self.environments = EnvironmentAssignment(n_labelled, self.n_environments, initial)
+        self.labels = LabelledRows(config, dataset, generator)
+        n_rows, n = self.labels.n_labelled, self.n_environments
+        self.environments = EnvironmentAssignment(
+            n_rows, n, torch.randint(n, (n_rows,), generator=generator)
+        )
         self.register_buffer("environment_size", self.environments.counts())
         self.register_buffer("n_moved", torch.zeros((), dtype=torch.int64))
         self.progress = Progress()
@@ -131,35 +120,6 @@ class InvPref(GeneralRecommender):
         self.cluster_interval = config["cluster_interval"]
         self.cluster_epochs = config["cluster_start_epoch"], config["cluster_stop_epoch"]
 
-    def _check_labels(self, config, dataset) -> None:
-        sampling = config["train_neg_sample_args"]["distribution"]
-        if sampling != "none":
-            raise ConfigError(
-                "InvPref keeps an environment for every labelled row, so negatives are drawn once and "
-                f"not by RecBole, got train_neg_sample_args with distribution {sampling!r}; write "
-                "train_neg_sample_args: ~ and static_negatives: 1"
-            )
-        there = self.LABEL in dataset.inter_feat
-        labels = dataset.inter_feat[self.LABEL] if there else torch.ones(1)
-        if self.n_negatives and (self.explicit_feedback or not bool((labels == 1).all())):
-            given = "feedback: explicit" if self.explicit_feedback else f"a column {self.LABEL!r} with others"
-            raise ConfigError(
-                "static_negatives takes every training row for a positive, got static_negatives: "
-                f"{self.n_negatives} and {given}; write static_negatives: 0"
-            )
-        if not self.n_negatives and not there:
-            hint = "" if self.explicit_feedback else ", threshold: {'rating': 4}, or static_negatives: 1"
-            raise ConfigError(
-                f"static_negatives: 0 takes the labels from the column {self.LABEL!r}, got rows of "
-                f"{', '.join(dataset.inter_feat.columns)}; add it to load_col{hint}"
-            )
-        if not self.explicit_feedback and not bool(((labels >= 0) & (labels <= 1)).all()):
-            raise ConfigError(
-                f"labels of feedback: implicit must lie in [0, 1], got {labels.min():g} to "
-                f"{labels.max():g} in {self.LABEL!r}; write threshold: {{'rating': 4}}, or feedback: "
-                "explicit"
-            )
-
     # --- the game -------------------------------------------------------------------------------
 
     def players(self) -> tuple[Player, ...]:
@@ -169,7 +129,7 @@ class InvPref(GeneralRecommender):
         return (Player("min", tuple(self.parameters()), self.calculate_loss),)
 
     def calculate_loss(self, interaction):
-        rows = self.labelled_rows(interaction)
+        rows = self.rows(interaction)
         h, fit = self._fit(rows)
         alpha = self.alpha(self.progress)
         if self.explicit_adversary:
@@ -178,12 +138,12 @@ class InvPref(GeneralRecommender):
         return *fit, loss + self._classifier_regularisation()
 
     def calculate_max_objective(self, interaction):
-        rows = self.labelled_rows(interaction)
+        rows = self.rows(interaction)
         h = self.user_invariant(rows.user) * self.item_invariant(rows.item)
         return -self._classification(h, rows) - self._classifier_regularisation()
 
     def calculate_joint(self, interaction):
-        rows = self.labelled_rows(interaction)
+        rows = self.rows(interaction)
         h, fit = self._fit(rows)
         loss = self._classification(h, rows)
         return (
@@ -191,23 +151,12 @@ class InvPref(GeneralRecommender):
             -loss - self._classifier_regularisation(),
         )
 
-    def labelled_rows(self, interaction) -> LabelledRows:
-        """The rows of a batch, with their negatives, labels and environments."""
-        index = interaction[self.INTER_IDX]
-        user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        if self.n_negatives == 0:
-            label = interaction[self.LABEL].to(self.user_invariant.weight.dtype)
-        else:
-            n, n_rows = self.n_negatives, len(self.negatives)
-            item = torch.cat([item, self.negatives[index].t().flatten()])
-            label = torch.zeros(len(item), device=item.device)
-            label[: len(user)] = 1
-            user = user.repeat(1 + n)
-            tile = torch.arange(1 + n, device=index.device).unsqueeze(1)
-            index = (index + n_rows * tile).flatten()
-        return LabelledRows(user, item, label, index, self.environments.of(index))
+    def rows(self, interaction) -> Rows:
+        """The labelled rows of a batch with the environments in which they are."""
+        user, item, label, row = self.labels.of(interaction)
+        return Rows(user, item, label, self.environments.of(row))
 
-    def _fit(self, rows: LabelledRows) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def _fit(self, rows: Rows) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """h [R, d], and both losses of recommendation and the regularisation, weighed."""
         user, item = self.user_invariant(rows.user), self.item_invariant(rows.item)
         user_env, item_env = self.user_env_aware(rows.user), self.item_env_aware(rows.item)
@@ -215,8 +164,8 @@ class InvPref(GeneralRecommender):
         h = user * item
         a, b = h.sum(-1), (user_env * item_env * environment).sum(-1)
         weight = self._row_weight(self.recommend_reweight, rows)
-        invariant = (weight * row_loss(a, None, rows.label, self.explicit_feedback)).mean()
-        env_aware = (weight * row_loss(a, b, rows.label, self.explicit_feedback)).mean()
+        invariant = (weight * preference_loss(a, None, rows.label, self.explicit_feedback)).mean()
+        env_aware = (weight * preference_loss(a, b, rows.label, self.explicit_feedback)).mean()
         regularisation = self._norms(0.5, user, user_env, item, item_env)
         if self.reg_env_embed:
             regularisation = regularisation + self._norms(1.0, environment)
@@ -226,18 +175,20 @@ class InvPref(GeneralRecommender):
             regularisation,
         )
 
-    def _classification(self, h: Tensor, rows: LabelledRows) -> Tensor:
+    def _classification(self, h: Tensor, rows: Rows) -> Tensor:
         log_prob = torch.log_softmax(self.classifier(h), dim=-1)
         loss = F.nll_loss(log_prob, rows.environment, reduction="none")
         weight = self._row_weight(self.class_reweight, rows)
         return self.classifier_weight * (weight * loss).mean()
 
-    def _row_weight(self, kind: str, rows: LabelledRows) -> Tensor:
+    def _row_weight(self, kind: str, rows: Rows) -> Tensor:
         return environment_weight(self.environment_size, kind)[rows.environment]
 
     def _norms(self, factor: float, *tensors: Tensor) -> Tensor:
         """factor sum_t (l2 |t|^2 + l1 |t|_1) / (number of elements of t)."""
-        parts = [self.l2_weight * t.square().mean() + self.l1_weight * t.abs().mean() for t in tensors]
+        parts = [
+            self.l2_weight * t.square().mean() + self.l1_weight * t.abs().mean() for t in tensors
+        ]
         return factor * torch.stack(parts).sum()
 
     def _classifier_regularisation(self) -> Tensor | float:
@@ -258,22 +209,21 @@ class InvPref(GeneralRecommender):
         was_training = self.training
         self.eval()
         rows = train_data._dataset.inter_feat
-        step = max(_CHUNK // (1 + self.n_negatives), 1)
-        moved = 0
+        moved, step = 0, max(_CHUNK // (1 + self.labels.negatives.shape[1]), 1)
         for start in range(0, len(rows), step):
-            chunk = self.labelled_rows(rows[start : start + step].to(self.environment_size.device))
-            moved += self.environments.reassign(chunk.index, self.environment_losses(chunk))
+            chunk = self.labels.of(rows[start : start + step].to(self.n_moved.device))
+            moved += self.environments.reassign(chunk.row, self.environment_losses(chunk))
         self.environment_size.copy_(self.environments.counts())
         self.n_moved.fill_(moved)
         self.train(was_training)
         return moved
 
-    def environment_losses(self, rows: LabelledRows) -> Tensor:
+    def environment_losses(self, rows: Labelled) -> Tensor:
         """l(r_e, y) of each row in each environment.   Returns [R, E]."""
         a = (self.user_invariant(rows.user) * self.item_invariant(rows.item)).sum(-1, keepdim=True)
         aware = self.user_env_aware(rows.user) * self.item_env_aware(rows.item)
         b = aware @ self.environment_embedding.weight.t()
-        return row_loss(a, b, rows.label.unsqueeze(1), self.explicit_feedback)
+        return preference_loss(a, b, rows.label.unsqueeze(1), self.explicit_feedback)
 
     def log_values(self):
         """For the log: alpha, and how many rows each environment has and how many moved last."""

@@ -1,0 +1,119 @@
+r"""InfoNCE over matrix factorisation or LightGCN, with many sampled negatives.
+
+Reference:
+    Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018
+    (arXiv 1807.03748); as the baseline of Zhang et al., "Empowering Collaborative Filtering with
+    Principled Adversarial Contrastive Loss", NeurIPS 2023 (arXiv 2310.18700).
+
+Official code: class INFONCE of LehengTHU/AdvInfoNCE at e7c0416 (``model.py``).
+"""
+
+from __future__ import annotations
+
+import torch
+from recbole.model.general_recommender import LightGCN
+from recbole.model.init import xavier_normal_initialization
+from torch.nn import functional as F
+
+from recbole_adv.data.negatives import UniformNegatives, UserUniformPositives
+from recbole_adv.objective import info_nce, sampled_products
+
+
+class InfoNCE(LightGCN):
+    r"""With scores s = cos(z_u, z_i) / temperature and N negatives j of each positive (u, i)::
+
+        mean_B [ -s+ + log( e^{s+} + k sum_j e^{s-_j} ) ] + reg_weight / B 0.5 sum (|u0|^2 + |i0|^2)
+
+    k is ``negative_weight``; z the embeddings (``n_layers: 0``) or LightGCN's, u0 and i0 the tables'.
+
+    The model draws its own negatives, [B, N] at once on its device: ``train_batch_size`` counts
+    positives, and none of RecBole's B N rows are made, nor reshaped in the wrong order.
+
+    Deviations: log-sum-exp instead of a quotient of exponentials, which overflows; no term
+    ``0.5 ** norm`` of the negatives (a typing error of the official code, about 1e-13;
+    ``reg_negatives`` adds what was meant); rows are visited as in RecBole (``user_uniform``: users
+    in turn, as officially, with ``drop_last`` as it has it). ``cosine_predict: False`` ranks by
+    inner products after training on cosines.
+    """
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        for key in (
+            "temperature",
+            "n_negatives",
+            "negative_weight",
+            "cosine_train",
+            "cosine_predict",
+            "reg_negatives",
+        ):
+            setattr(self, key, config[key])
+        self.apply(xavier_normal_initialization)
+        user, item = dataset.inter_feat[self.USER_ID], dataset.inter_feat[self.ITEM_ID]
+        self.negatives = UniformNegatives(
+            user, item, self.n_users, self.n_items, lambda i: str(dataset.id2token(self.USER_ID, i))
+        )
+        self.needs_row_index, self.INTER_IDX = config["user_uniform"], config["INTER_IDX_FIELD"]
+        self.positives = UserUniformPositives(user, item) if self.needs_row_index else None
+
+    def get_norm_adj_mat(self):
+        return super().get_norm_adj_mat() if self.n_layers else torch.empty(0)
+
+    def forward(self):
+        if self.n_layers:
+            return super().forward()
+        return self.user_embedding.weight, self.item_embedding.weight
+
+    def draw(self, interaction):
+        """user [B], positive item [B] and negative items [B, N] of a batch."""
+        if self.positives is not None:
+            user, item = self.positives.positives_of(interaction[self.INTER_IDX])
+        else:
+            user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        return user, item, self.negatives.sample(user, self.n_negatives)
+
+    def scores(self, user, positive, negative):
+        """Scores over temperature of the positives [B] and of the negatives [B, N]."""
+        users, items = self.forward()
+        user_e = users[user]
+        if self.cosine_train:
+            user_e, items = F.normalize(user_e, dim=-1), F.normalize(items, dim=-1)
+        products = sampled_products(user_e, items, torch.cat([positive.unsqueeze(-1), negative], -1))
+        products = products / self.temperature
+        return products[:, 0], products[:, 1:]
+
+    def log_weight(self, user, negative):
+        """The logarithm of each negative's weight: 0, or [B, N]."""
+        return 0.0
+
+    def calculate_loss(self, interaction):
+        self.restore_user_e = self.restore_item_e = None
+        drawn = self.draw(interaction)
+        loss = info_nce(*self.scores(*drawn), self.log_weight(*drawn[::2]), self.negative_weight)
+        return loss.mean() + self.reg_weight * self.regulariser(*drawn)
+
+    def regulariser(self, user, positive, negative):
+        """Half the squared norms of the embeddings in the tables, over B."""
+        tables = [(self.user_embedding, user), (self.item_embedding, positive)]
+        tables += [(self.item_embedding, negative)] if self.reg_negatives else []
+        return half_squares(tables) / len(user)
+
+    def predict(self, interaction):
+        user, item = self._final()
+        return (user[interaction[self.USER_ID]] * item[interaction[self.ITEM_ID]]).sum(dim=-1)
+
+    def full_sort_predict(self, interaction):
+        if self.restore_user_e is None:
+            # Detached, since a module would take a table itself for a parameter of its own.
+            self.restore_user_e, self.restore_item_e = (e.detach() for e in self._final())
+        return (self.restore_user_e[interaction[self.USER_ID]] @ self.restore_item_e.t()).view(-1)
+
+    def _final(self):
+        user, item = self.forward()
+        if self.cosine_predict:
+            return F.normalize(user, dim=-1), F.normalize(item, dim=-1)
+        return user, item
+
+
+def half_squares(tables):
+    """0.5 sum |e|^2 over the rows of each (table, index); each row of a table is squared once."""
+    return sum(0.5 * table.weight.square().sum(dim=-1)[index].sum() for table, index in tables)
