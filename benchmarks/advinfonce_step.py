@@ -2,16 +2,16 @@
 
     python benchmarks/advinfonce_step.py            # about two minutes on one core
 
-Matrix factorisation, 64 negatives, batches of 1024, generated 14,000 users x 1,000 items with 88,000
-rows. Ours: RecBole's loader, the model and INVTrainer's engine. The stand-in is written here after
-LehengTHU/AdvInfoNCE at e7c0416: a DataLoader without workers over a ``__getitem__`` that draws a
-positive by ``random.choice`` and 64 negatives by rejection against a set, gathered embeddings, exp and
-quotient, one Adam over the recommender, the adversary frozen, KL computed at each step. Two kinds of
+Matrix factorisation, 64 negatives, batches of 1024, generated 14,000 users x 1,000 items with
+88,000 rows. Ours: RecBole's loader, the model and INVTrainer's engine. The stand-in is written here
+after LehengTHU/AdvInfoNCE at e7c0416: a DataLoader without workers over a ``__getitem__`` that
+draws a positive by ``random.choice`` and 64 negatives by rejection against a set, gathered rows,
+exp and quotient, one Adam over the recommender, the adversary frozen, KL at each step. Two kinds of
 it bound the original, whose sampler is compiled: ``python`` draws one negative after the other,
-``numpy`` all 64 at once; ``no sampling`` leaves the sampling out altogether.
+``numpy`` all 64 at once; ``no sampling`` leaves the drawing of negatives out altogether.
 
-A ratio is the median over the repetitions of time(ours) / time(stand-in), measured one right after the
-other in one process; no time is compared across runs.
+A ratio is the median over the repetitions of time(ours) / time(stand-in), measured one right after
+the other in one process; no time is compared across runs.
 """
 
 from __future__ import annotations
@@ -182,9 +182,11 @@ def paired(ours, base, steps: int, repetitions: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=10, help="steps in one measurement")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=5, help="steps in one measurement")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)

@@ -129,7 +129,9 @@ def epoch_row(dataset: str, model: str, repetitions: int, **settings):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="ml-100k only")
     parser.add_argument("--repetitions", type=int, default=21)
     options = parser.parse_args()

@@ -1,13 +1,13 @@
 """Do our models score on Coat what the official code of AdvInfoNCE scores?
 
-    python benchmarks/parity_coat.py --data DIR             # all six, three seeds, minutes on one core
+    python benchmarks/parity_coat.py --data DIR   # all six models, three seeds, minutes on one core
     python benchmarks/parity_coat.py --data DIR --models InfoNCE-MF --seeds 1
 
 DIR holds ``coat.train.inter``, ``coat.valid.inter`` and ``coat.test.inter`` (290 users, 295 items,
-1363, 553 and 860 rows: the files of LehengTHU/AdvInfoNCE). The protocol is that of its code at e7c0416
-with the README's values for Coat: users in turn as positives, uniform negatives that exclude training
-items only, one batch of 1024 an epoch (drop_last), Adam; all items are ranked, evaluation every 5
-epochs, a stop after 10 evaluations without a better Recall@20, the best epoch's model tested.
+1363, 553 and 860 rows: the files of LehengTHU/AdvInfoNCE). The protocol is that of its code at
+e7c0416 with its README's values for Coat: users in turn as positives, uniform negatives that are no
+training items, one batch of 1024 an epoch (drop_last), Adam; all items are ranked, evaluation
+every 5 epochs, a stop after 10 evaluations without a better Recall@20, the best model tested.
 
 Each difference is in pooled standard deviations, sqrt((s^2 + s_ref^2) / 2), over the seeds. On this
 split 102 of the 860 test pairs are training or validation pairs that the ranking does not mask, so
@@ -36,8 +36,8 @@ RESULTS = Path(__file__).parent / "results"
 METRICS = ("recall@20", "ndcg@20", "hit@20")
 SEEDS = (101, 102, 103)
 
-# Recall, NDCG and hit rate at 20, mean and population standard deviation over the seeds 101 to 103: the
-# official code at e7c0416, run with torch 2.13 on a CPU on the same files, best validation restored.
+# Recall, NDCG and hit rate at 20, mean and population standard deviation over the seeds 101 to 103:
+# the official code at e7c0416, run with torch 2.13 on a CPU on these files, best model restored.
 REFERENCE = {
     "BPR-MF": ((0.2136, 0.0072), (0.1797, 0.0036), (0.5021, 0.0138)),
     "BPR-LightGCN": ((0.2625, 0.0102), (0.1641, 0.0062), (0.5752, 0.0278)),
@@ -159,7 +159,9 @@ def show(row: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="the folder with coat.*.inter")
     parser.add_argument("--models", nargs="+", choices=list(REFERENCE), default=list(REFERENCE))
     parser.add_argument("--seeds", type=int, choices=(1, 2, 3), default=3)

@@ -41,7 +41,12 @@ BASE = {
         "user": ["user_id", "taste", "club"],
         "item": ["item_id", "genre", "cover"],
     },
-    "eval_args": {"mode": "labeled", "order": "RO", "group_by": None, "split": {"RS": [0.8, 0.1, 0.1]}},
+    "eval_args": {
+        "mode": "labeled",
+        "order": "RO",
+        "group_by": None,
+        "split": {"RS": [0.8, 0.1, 0.1]},
+    },
     "train_neg_sample_args": None,
     "metrics": ["AUC"],
     "valid_metric": "AUC",
@@ -55,7 +60,12 @@ BASE = {
     "checkpoint_interval": 0,
     "monitor_interval": 0,
 }
-WORLDS = {"backbone": "FM", "environment_source": "column", "environment_column": "world", "n_environments": 2}
+WORLDS = {
+    "backbone": "FM",
+    "environment_source": "column",
+    "environment_column": "world",
+    "n_environments": 2,
+}
 GRID = {
     "learning_rate": [0.002, 0.005, 0.01, 0.02],
     "weight_decay": [0.0, 1e-5, 1e-4, 1e-3],
@@ -63,12 +73,24 @@ GRID = {
 }
 VREX = {**WORLDS, "penalty_initial": 0.0, "penalty_reset_optimizer": False}
 EIIL = {"backbone": "FM", "max_start_epoch": 0, "max_interval": 1, "balance_weight": 0.01}
-INFER = {"penalty_weight": [30.0, 100.0, 300.0], "penalty_start": [2, 5], "max_learning_rate": [0.01, 0.03]}
+INFER = {
+    "penalty_weight": [30.0, 100.0, 300.0],
+    "penalty_start": [2, 5],
+    "max_learning_rate": [0.01, 0.03],
+}
 METHODS = {
     "FM (empirical risk)": ("FM", {}, {}),
-    "FM, balanced": ("VREx", {**VREX, "penalty_schedule": "constant", "penalty_weight": 0.0, "penalty_start": 0}, {}),
+    "FM, balanced": (
+        "VREx",
+        {**VREX, "penalty_schedule": "constant", "penalty_weight": 0.0, "penalty_start": 0},
+        {},
+    ),
     "GroupDRO": ("GroupDRO", WORLDS, {"group_dro_eta": [0.03, 0.1, 0.3, 1.0]}),
-    "VREx": ("VREx", VREX, {"penalty_weight": [3.0, 10.0, 30.0, 100.0], "penalty_start": [0, 2, 5]}),
+    "VREx": (
+        "VREx",
+        VREX,
+        {"penalty_weight": [3.0, 10.0, 30.0, 100.0], "penalty_start": [0, 2, 5]},
+    ),
     "EIIL, rex": ("EIIL", {**EIIL, "inference_objective": "rex"}, INFER),
     "EIIL, irm": ("EIIL", {**EIIL, "inference_objective": "irm"}, INFER),
 }
@@ -109,7 +131,9 @@ def search(name: str, number: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--searches", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(1)

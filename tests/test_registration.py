@@ -175,9 +175,8 @@ def test_a_users_yaml_lies_between_overall_and_dataset(made_by, tmp_path, monkey
 
 
 def test_sequential_and_knowledge_backbones_bring_their_kind():
-    sequential = StockConfig(
-        "EIIL", "ml-100k", config_dict={"backbone": "SASRec"} | {"train_neg_sample_args": None}
-    )
+    given = {"backbone": "SASRec", "train_neg_sample_args": None}
+    sequential = StockConfig("EIIL", "ml-100k", config_dict=given)
     assert sequential["MODEL_TYPE"] == ModelType.SEQUENTIAL
     assert sequential["MODEL_INPUT_TYPE"] == InputType.POINTWISE
     knowledge = StockConfig("EIIL", "ml-100k", config_dict={"backbone": "CKE"})

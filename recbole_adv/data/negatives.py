@@ -15,8 +15,8 @@ _LARGE = 2**62  # a number below it, modulo n, prefers none of the n by more tha
 class UniformNegatives(nn.Module):
     """Draws items uniformly among those a user has no training row with.
 
-    With a user's F free items and his positives p_0 < p_1 < ..., the r-th free item (r = 0 .. F - 1)
-    is 1 + r + #{j : p_j - 1 - j <= r}. One search among the sorted keys
+    With a user's F free items and his positives p_0 < p_1 < ..., the r-th free item (r = 0..F-1) is
+    1 + r + #{j : p_j - 1 - j <= r}. One search among the sorted keys
     user * n_items + p_j - 1 - j counts for all rows at once: nothing is rejected, so the work does
     not depend on luck and the device never waits for the host.
 
@@ -75,7 +75,7 @@ class UserUniformPositives(nn.Module):
     Training row k of an epoch stands for the (k mod U')-th of the U' users with data and for one of
     his training items, chosen uniformly, so that an active user counts no more than others.
 
-    user, item: [N] int64.   Buffers (in no checkpoint): users [U'], start [U'], count [U'], items [N].
+    user, item: [N] int64.   Buffers (in no checkpoint): users, start, count [U'], items [N].
     """
 
     users: Tensor

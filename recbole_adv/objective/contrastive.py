@@ -12,7 +12,10 @@ _DENSE = 16
 
 
 def info_nce(
-    positive: Tensor, negative: Tensor, log_weight: Tensor | float = 0.0, negative_weight: float = 1.0
+    positive: Tensor,
+    negative: Tensor,
+    log_weight: Tensor | float = 0.0,
+    negative_weight: float = 1.0,
 ) -> Tensor:
     r"""InfoNCE with weighted negatives, in log-sum-exp form.
 

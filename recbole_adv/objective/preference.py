@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def preference_loss(a: Tensor, b: Tensor | None, label: Tensor, explicit: bool) -> Tensor:
+def row_loss(a: Tensor, b: Tensor | None, label: Tensor, explicit: bool) -> Tensor:
     """How badly an invariant score a, or one made environment-aware by b, fits a label.
 
     Implicit, with p = sigma(a) sigma(b), or sigma(a): -y log p - (1 - y) log(1 - p), in logarithms
@@ -22,6 +22,17 @@ def preference_loss(a: Tensor, b: Tensor | None, label: Tensor, explicit: bool) 
     log_p = F.logsigmoid(a) + F.logsigmoid(b)
     log_not_p = torch.logaddexp(F.logsigmoid(-a), F.logsigmoid(a) + F.logsigmoid(-b))
     return -label * log_p - (1 - label) * log_not_p
+
+
+def product_loss(a: Tensor, b: Tensor, label: Tensor, explicit: bool) -> Tensor:
+    """:func:`row_loss` by way of the probability, as coarse as its type is (official InvPref).
+
+    log p and log(1 - p) are cut off at -100.
+    """
+    if explicit:
+        return row_loss(a, b, label, explicit)
+    p = torch.sigmoid(a) * torch.sigmoid(b)
+    return F.binary_cross_entropy(p, label.expand_as(p), reduction="none")
 
 
 def environment_weight(size: Tensor, kind: str) -> Tensor:

@@ -58,7 +58,9 @@ def test_info_nce_is_finite_where_the_quotient_overflows():
     loss = info_nce(positive / 0.01, negative / 0.01, 0.0, negative_weight=64.0)
     loss.sum().backward()
     assert torch.isinf((positive / 0.01).exp()).any()
-    assert loss.isfinite().all() and positive.grad.isfinite().all() and negative.grad.isfinite().all()
+    assert (
+        loss.isfinite().all() and positive.grad.isfinite().all() and negative.grad.isfinite().all()
+    )
     # 1: the first negative is the positive's equal, the second e^10 times smaller. Scores of 100
     # have a spacing of 8e-6 in float32.
     expected = torch.tensor([math.log(65 + 64 * math.exp(-10)), 200 + math.log(64)])
@@ -68,7 +70,9 @@ def test_info_nce_is_finite_where_the_quotient_overflows():
 @pytest.mark.parametrize("n_items", [20, 2000])
 def test_sampled_products_by_either_way(n_items):
     generator = torch.Generator().manual_seed(0)
-    row, table = torch.randn(6, 4, generator=generator), torch.randn(n_items, 4, generator=generator)
+    row, table = torch.randn(6, 4, generator=generator), torch.randn(
+        n_items, 4, generator=generator
+    )
     index = torch.randint(n_items, (6, 9), generator=generator)
     expected = torch.stack([table[index[b]] @ row[b] for b in range(6)])
     torch.testing.assert_close(sampled_products(row, table, index), expected)
@@ -76,7 +80,7 @@ def test_sampled_products_by_either_way(n_items):
 
 @pytest.mark.parametrize("n_layers", [0, 2])
 def test_uniform_weights_give_info_nce(tiny, n_layers):
-    """At p = q = 0 and the same k both are one model, from the same start; KL(pi || uniform) is 0."""
+    """At p = q = 0 and the same k both are one model, from one start; KL(pi || uniform) is 0."""
     settings = {**GAME, "n_layers": n_layers, "negative_weight": 1.0}
     adversarial = tiny("AdvInfoNCE", **settings)
     for key in ("max_interval", "max_start_epoch", "max_learning_rate"):
@@ -213,7 +217,12 @@ def test_official_behaviour_frees_the_adversary(tiny):
 @pytest.mark.parametrize("n_layers", [0, 2])
 def test_learns_the_checkerboard(settings_of, model, n_layers):
     given = settings_of(
-        model, epochs=40, n_layers=n_layers, train_batch_size=128, learning_rate=0.03, temperature=0.3
+        model,
+        epochs=40,
+        n_layers=n_layers,
+        train_batch_size=128,
+        learning_rate=0.03,
+        temperature=0.3,
     )
     given |= {"eval_step": 10, "checkpoint_interval": 0}
     found = run_recbole_adv(model, "checkerboard", config_dict=given)["test_result"]["recall@10"]
@@ -232,7 +241,9 @@ def test_four_epochs_are_two_and_two(settings_of, user_uniform):
     states = [checkpoint.load(f"{run['run_dir']}/last.pth") for run in (whole, rest)]
     assert same(states[0]["state_dict"], states[1]["state_dict"])
     loops = [state["recbole_adv"]["loop"] for state in states]
-    assert loops[0]["turns_taken"] == loops[1]["turns_taken"] and loops[0]["turns_taken"]["max"] == 2
+    assert (
+        loops[0]["turns_taken"] == loops[1]["turns_taken"] and loops[0]["turns_taken"]["max"] == 2
+    )
 
 
 @pytest.mark.parametrize("n_layers", [0, 2])

@@ -49,8 +49,9 @@ class AdvInfoNCE(InfoNCE):
         tables = {"user": (self.n_users, size), "item": (self.n_items, size)}
         self.hardness = seeded(
             config,
-            lambda: nn.ModuleDict({name: nn.Embedding(*shape) for name, shape in tables.items()})
-            .apply(xavier_normal_initialization),
+            lambda: nn.ModuleDict(
+                {name: nn.Embedding(*shape) for name, shape in tables.items()}
+            ).apply(xavier_normal_initialization),
         )
         self.register_buffer("kl", torch.zeros(()))
 
@@ -65,8 +66,9 @@ class AdvInfoNCE(InfoNCE):
     def calculate_max_objective(self, interaction):
         user, positive, negative = self.draw(interaction)
         with torch.no_grad():
-            scores = self.scores(user, positive, negative)
-        loss = info_nce(*scores, self.log_weight(user, negative), self.negative_weight).mean()
+            positive_s, negative_s = self.scores(user, positive, negative)
+        log_weight = self.log_weight(user, negative)
+        loss = info_nce(positive_s, negative_s, log_weight, self.negative_weight).mean()
         if not self.adversary_reg_weight:
             return loss
         tables = [(self.hardness["user"], user), (self.hardness["item"], negative)]

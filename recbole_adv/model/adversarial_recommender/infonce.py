@@ -24,7 +24,7 @@ class InfoNCE(LightGCN):
 
         mean_B [ -s+ + log( e^{s+} + k sum_j e^{s-_j} ) ] + reg_weight / B 0.5 sum (|u0|^2 + |i0|^2)
 
-    k is ``negative_weight``; z the embeddings (``n_layers: 0``) or LightGCN's, u0 and i0 the tables'.
+    k is ``negative_weight``; z are the tables' rows u0, i0 (``n_layers: 0``) or LightGCN's.
 
     The model draws its own negatives, [B, N] at once on its device: ``train_batch_size`` counts
     positives, and none of RecBole's B N rows are made, nor reshaped in the wrong order.
@@ -77,7 +77,9 @@ class InfoNCE(LightGCN):
         user_e = users[user]
         if self.cosine_train:
             user_e, items = F.normalize(user_e, dim=-1), F.normalize(items, dim=-1)
-        products = sampled_products(user_e, items, torch.cat([positive.unsqueeze(-1), negative], -1))
+        products = sampled_products(
+            user_e, items, torch.cat([positive.unsqueeze(-1), negative], -1)
+        )
         products = products / self.temperature
         return products[:, 0], products[:, 1:]
 
@@ -87,9 +89,11 @@ class InfoNCE(LightGCN):
 
     def calculate_loss(self, interaction):
         self.restore_user_e = self.restore_item_e = None
-        drawn = self.draw(interaction)
-        loss = info_nce(*self.scores(*drawn), self.log_weight(*drawn[::2]), self.negative_weight)
-        return loss.mean() + self.reg_weight * self.regulariser(*drawn)
+        user, positive, negative = self.draw(interaction)
+        positive_s, negative_s = self.scores(user, positive, negative)
+        log_weight = self.log_weight(user, negative)
+        loss = info_nce(positive_s, negative_s, log_weight, self.negative_weight).mean()
+        return loss + self.reg_weight * self.regulariser(user, positive, negative)
 
     def regulariser(self, user, positive, negative):
         """Half the squared norms of the embeddings in the tables, over B."""
@@ -102,10 +106,11 @@ class InfoNCE(LightGCN):
         return (user[interaction[self.USER_ID]] * item[interaction[self.ITEM_ID]]).sum(dim=-1)
 
     def full_sort_predict(self, interaction):
-        if self.restore_user_e is None:
+        if self.restore_user_e is None or self.restore_item_e is None:
             # Detached, since a module would take a table itself for a parameter of its own.
             self.restore_user_e, self.restore_item_e = (e.detach() for e in self._final())
-        return (self.restore_user_e[interaction[self.USER_ID]] @ self.restore_item_e.t()).view(-1)
+        user_e = self.restore_user_e[interaction[self.USER_ID]]
+        return torch.matmul(user_e, self.restore_item_e.transpose(0, 1)).view(-1)
 
     def _final(self):
         user, item = self.forward()

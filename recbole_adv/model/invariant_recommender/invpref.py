@@ -9,8 +9,6 @@ Official code: AIflowerQ/InvPref_KDD_2022 at 227d001 (``models.py``, ``train.py`
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import GeneralRecommender
@@ -22,18 +20,9 @@ from recbole_adv.game.penalty import PenaltySchedule, Progress
 from recbole_adv.game.player import Player, min_max_players
 from recbole_adv.model.labelled_rows import Labelled, LabelledRows
 from recbole_adv.model.layers import reverse_gradient
-from recbole_adv.objective.preference import environment_weight, preference_loss
+from recbole_adv.objective import preference
 
 _CHUNK = 1 << 16  # labelled rows whose losses are looked at at once
-
-
-class Rows(NamedTuple):
-    """The labelled rows of a batch and the environment of each.   All [R]."""
-
-    user: Tensor
-    item: Tensor
-    label: Tensor
-    environment: Tensor
 
 
 class InvPref(GeneralRecommender):
@@ -49,29 +38,30 @@ class InvPref(GeneralRecommender):
                      + l2_weight R2 + l1_weight R1 - alpha classifier_weight NLL(C(h), e)
         classifier:  classifier_weight NLL(C(h), e)
 
-    all means over the R rows of a batch, with R2 = (|P|^2 + |P'|^2 + |Q|^2 + |Q'|^2) / (2 R d) of
-    the rows' embeddings (R1 alike). C = log softmax of a linear map. After each ``cluster_interval``
-    epochs every row moves to the environment of its least l(r_e, y). Scores are r.
+    all means over the R rows of a batch, R2 = (|P|^2 + |P'|^2 + |Q|^2 + |Q'|^2) / (2 R d) of their
+    embeddings, R1 alike, C log softmax of a linear map. After each ``cluster_interval`` epochs
+    every row moves to the environment of its least l(r_e, y). Scores are r.
 
     ``adversary: reversal``: one player, C behind a gradient reversal. ``adversary: explicit``: C
     belongs to ``max``; on a shared graph the gradients are the same.
 
-    Rows and labels: :class:`~recbole_adv.model.labelled_rows.LabelledRows`; every row, the negatives
-    too, has an environment.
-
+    Rows and labels: :class:`LabelledRows`; negatives too have an environment each.
     Buffers: labels.negatives [N, n], environments.environment [N (1 + n)], environment_size [E],
-    n_moved, all in the checkpoint.
+    n_moved.
 
     Deviations from the official code, and what is wrong there:
 
-    * ``alpha_schedule: dann``: p = (b + (t + 1) n) / ((t + 1) n) >= 1 there, so that alpha is 1 from
-      the first step on; here p goes from 0 to 1 over the training.
+    * ``alpha_schedule: dann``: p = (b + (t + 1) n) / ((t + 1) n) >= 1 there, so alpha is 1 from the
+      first step on; here p goes from 0 to 1 over the training.
     * Re-weighting, w_e = min(n_e + 1, n - 1) / n, favours large environments; it is called
       ``frequency``. ``inverse``, n / (E n_e), gives every environment the same say.
-    * Ties go by a table of all E! orders (1e-10, 1e-11 ... added) there, out of memory for E = 10
-      and without effect but for exact ties; here a tie keeps the row where it is.
+    * A tie keeps the row where it is. There, 1e-10 is added in an order drawn from a table of E!
+      (out of memory for E = 10), which float32 does not see: the first of those that tie is taken.
+      Ties are many, because losses are compared in float32 while the environment-aware branch is
+      close to 0; environment 0 fills up, and ``frequency`` makes its rows weigh more. On Coat this
+      decides how training goes on; ``official_ties: True`` reproduces it.
     * The epoch is chosen on the test set there. Here validation decides, as in RecBole.
-    * BCE of the product is computed in logarithms; nn.BCELoss cuts them off at -100.
+    * BCE of the product is computed in logarithms, which nn.BCELoss cuts off at -100.
     * Its batches are fixed runs of the file: ``shuffle: False`` does that.
     """
 
@@ -118,6 +108,7 @@ class InvPref(GeneralRecommender):
         self.recommend_reweight = config["recommend_reweight"]
         self.reg_env_embed, self.reg_only_embed = config["reg_env_embed"], config["reg_only_embed"]
         self.cluster_interval = config["cluster_interval"]
+        self.official_ties = config["official_ties"]
         self.cluster_epochs = config["cluster_start_epoch"], config["cluster_stop_epoch"]
 
     # --- the game -------------------------------------------------------------------------------
@@ -129,7 +120,7 @@ class InvPref(GeneralRecommender):
         return (Player("min", tuple(self.parameters()), self.calculate_loss),)
 
     def calculate_loss(self, interaction):
-        rows = self.rows(interaction)
+        rows = self.labels.of(interaction)
         h, fit = self._fit(rows)
         alpha = self.alpha(self.progress)
         if self.explicit_adversary:
@@ -138,12 +129,12 @@ class InvPref(GeneralRecommender):
         return *fit, loss + self._classifier_regularisation()
 
     def calculate_max_objective(self, interaction):
-        rows = self.rows(interaction)
+        rows = self.labels.of(interaction)
         h = self.user_invariant(rows.user) * self.item_invariant(rows.item)
         return -self._classification(h, rows) - self._classifier_regularisation()
 
     def calculate_joint(self, interaction):
-        rows = self.rows(interaction)
+        rows = self.labels.of(interaction)
         h, fit = self._fit(rows)
         loss = self._classification(h, rows)
         return (
@@ -151,21 +142,18 @@ class InvPref(GeneralRecommender):
             -loss - self._classifier_regularisation(),
         )
 
-    def rows(self, interaction) -> Rows:
-        """The labelled rows of a batch with the environments in which they are."""
-        user, item, label, row = self.labels.of(interaction)
-        return Rows(user, item, label, self.environments.of(row))
-
-    def _fit(self, rows: Rows) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def _fit(self, rows: Labelled) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """h [R, d], and both losses of recommendation and the regularisation, weighed."""
         user, item = self.user_invariant(rows.user), self.item_invariant(rows.item)
         user_env, item_env = self.user_env_aware(rows.user), self.item_env_aware(rows.item)
-        environment = self.environment_embedding(rows.environment)
+        environment = self.environment_embedding(self.environments.of(rows.row))
         h = user * item
         a, b = h.sum(-1), (user_env * item_env * environment).sum(-1)
         weight = self._row_weight(self.recommend_reweight, rows)
-        invariant = (weight * preference_loss(a, None, rows.label, self.explicit_feedback)).mean()
-        env_aware = (weight * preference_loss(a, b, rows.label, self.explicit_feedback)).mean()
+        invariant = (
+            weight * preference.row_loss(a, None, rows.label, self.explicit_feedback)
+        ).mean()
+        env_aware = (weight * preference.row_loss(a, b, rows.label, self.explicit_feedback)).mean()
         regularisation = self._norms(0.5, user, user_env, item, item_env)
         if self.reg_env_embed:
             regularisation = regularisation + self._norms(1.0, environment)
@@ -175,14 +163,15 @@ class InvPref(GeneralRecommender):
             regularisation,
         )
 
-    def _classification(self, h: Tensor, rows: Rows) -> Tensor:
+    def _classification(self, h: Tensor, rows: Labelled) -> Tensor:
         log_prob = torch.log_softmax(self.classifier(h), dim=-1)
-        loss = F.nll_loss(log_prob, rows.environment, reduction="none")
+        loss = F.nll_loss(log_prob, self.environments.of(rows.row), reduction="none")
         weight = self._row_weight(self.class_reweight, rows)
         return self.classifier_weight * (weight * loss).mean()
 
-    def _row_weight(self, kind: str, rows: Rows) -> Tensor:
-        return environment_weight(self.environment_size, kind)[rows.environment]
+    def _row_weight(self, kind: str, rows: Labelled) -> Tensor:
+        weight = preference.environment_weight(self.environment_size, kind)
+        return weight[self.environments.of(rows.row)]
 
     def _norms(self, factor: float, *tensors: Tensor) -> Tensor:
         """factor sum_t (l2 |t|^2 + l1 |t|_1) / (number of elements of t)."""
@@ -212,7 +201,11 @@ class InvPref(GeneralRecommender):
         moved, step = 0, max(_CHUNK // (1 + self.labels.negatives.shape[1]), 1)
         for start in range(0, len(rows), step):
             chunk = self.labels.of(rows[start : start + step].to(self.n_moved.device))
-            moved += self.environments.reassign(chunk.row, self.environment_losses(chunk))
+            cost = self.environment_losses(chunk)
+            if self.official_ties:
+                moved += self.environments.assign(chunk.row, cost.argmin(dim=1))
+            else:
+                moved += self.environments.reassign(chunk.row, cost)
         self.environment_size.copy_(self.environments.counts())
         self.n_moved.fill_(moved)
         self.train(was_training)
@@ -223,7 +216,8 @@ class InvPref(GeneralRecommender):
         a = (self.user_invariant(rows.user) * self.item_invariant(rows.item)).sum(-1, keepdim=True)
         aware = self.user_env_aware(rows.user) * self.item_env_aware(rows.item)
         b = aware @ self.environment_embedding.weight.t()
-        return preference_loss(a, b, rows.label.unsqueeze(1), self.explicit_feedback)
+        row_loss = preference.product_loss if self.official_ties else preference.row_loss
+        return row_loss(a, b, rows.label.unsqueeze(1), self.explicit_feedback)
 
     def log_values(self):
         """For the log: alpha, and how many rows each environment has and how many moved last."""
