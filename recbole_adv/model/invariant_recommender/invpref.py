@@ -58,8 +58,8 @@ class InvPref(GeneralRecommender):
     * A tie keeps the row where it is. There, 1e-10 is added in an order drawn from a table of E!
       (out of memory for E = 10), which float32 does not see: the first of those that tie is taken.
       Ties are many, because losses are compared in float32 while the environment-aware branch is
-      close to 0; environment 0 fills up, and ``frequency`` makes its rows weigh more. On Coat this
-      decides how training goes on; ``official_ties: True`` reproduces it.
+      close to 0; environment 0 fills up, and ``frequency`` makes its rows weigh more. On Coat the
+      codes agree to 1e-5 until then and part there; ``official_ties: True`` reproduces it.
     * The epoch is chosen on the test set there. Here validation decides, as in RecBole.
     * BCE of the product is computed in logarithms, which nn.BCELoss cuts off at -100.
     * Its batches are fixed runs of the file: ``shuffle: False`` does that.
