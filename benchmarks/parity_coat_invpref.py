@@ -66,8 +66,8 @@ SETTINGS = {
 # Official code (AIflowerQ/InvPref_KDD_2022 at 227d001, the main of Yahoo_InvPref_Implicit.py with
 # SETTINGS), run with torch 2.13 on a CPU: mean and population standard deviation over SEEDS.
 # Three seeds make these spreads too small: in one run, NDCG@5 varies over the evaluations after
-# epoch 300 by 0.013 to 0.021 (sd) in both codes. The official model and training loop, run
-# once more with SEEDS and this evaluator, gave NDCG@5 0.4184 ± 0.0062 (official) and 0.3847 ± 0.0135 (last).
+# epoch 300 by 0.013 to 0.021 (sd) in both codes. The official model and training loop, run once
+# more with SEEDS and this evaluator, gave NDCG@5 0.4184 ± 0.0062 (official), 0.3847 ± 0.0135 (last)
 REFERENCE = {
     "official": (
         (0.3784, 0.0014), (0.4200, 0.0023), (0.4545, 0.0025),

@@ -343,11 +343,13 @@ def test_four_epochs_are_two_and_two(adversary, settings_of):
 def test_learns_the_checkerboard(tiny):
     """The ten best are worth 10 / 12 to who knows the colours, and 10 / 42 to Pop, who does not."""
     quick = {"learning_rate": 0.05, "train_batch_size": 256, "eval_step": 0}
-    quick |= {"metrics": ["Recall"], "valid_metric": "recall@10"}
-    pop = tiny("Pop", **{**quick, "epochs": 1})
+    ranking = {"metrics": ["Recall"], "valid_metric": "recall@10"}
+    pop = tiny("Pop", epochs=1, **quick, **ranking)
     pop.fit()
     # The official weights regularise as Yahoo needs it, which is too much for 60 users.
-    run = tiny("InvPref", epochs=20, l2_weight=1.0, l1_weight=0.0, cluster_interval=3, **quick)
+    run = tiny(
+        "InvPref", epochs=20, l2_weight=1.0, l1_weight=0.0, cluster_interval=3, **quick, **ranking
+    )
     run.fit()
     recall = run.trainer.evaluate(run.test)["recall@10"]
     assert pop.trainer.evaluate(pop.test)["recall@10"] < 0.4
