@@ -106,7 +106,9 @@ def build_optimizer(
     if learner != "sparse_adam":
         arguments["weight_decay"] = weight_decay
     elif weight_decay:
-        raise ConfigError(f"sparse_adam has no weight decay; set weight_decay to 0, not {weight_decay}")
+        raise ConfigError(
+            f"sparse_adam has no weight decay; set weight_decay to 0, not {weight_decay}"
+        )
     try:
         return LEARNERS[learner](parameters, lr=learning_rate, **arguments)
     except (TypeError, ValueError) as error:

@@ -101,7 +101,9 @@ def check_players(model: nn.Module, players: Sequence[Player]) -> None:
     """Each trainable parameter has exactly one owner, and each player a way to move."""
     names = [player.name for player in players]
     if not players or len(set(names)) != len(names):
-        raise ConfigError(f"{type(model).__name__}.players() must have different names, got {names}")
+        raise ConfigError(
+            f"{type(model).__name__}.players() must have different names, got {names}"
+        )
     owners: dict[int, list[str]] = {}
     for player in players:
         for parameter in player.parameters:
@@ -119,9 +121,13 @@ def check_players(model: nn.Module, players: Sequence[Player]) -> None:
                 f"parameter {name!r} belongs to no player, so it would never be trained; list it in "
                 f"{type(model).__name__}.players(), or set requires_grad to False"
             )
-    strangers = [player.name for player in players for p in player.parameters if id(p) not in of_model]
+    strangers = [
+        player.name for player in players for p in player.parameters if id(p) not in of_model
+    ]
     if strangers:
-        raise ConfigError(f"player {strangers[0]!r} owns a tensor that is no parameter of the model")
+        raise ConfigError(
+            f"player {strangers[0]!r} owns a tensor that is no parameter of the model"
+        )
 
 
 @contextmanager

@@ -159,7 +159,8 @@ class RunStateMixin:
             self.optimizer.load_state_dict(state["optimizer"])
             self.logger.warning(
                 "%s was written by RecBole's own trainer, which does not keep the random state: the "
-                "run goes on, but not exactly as it would have", file
+                "run goes on, but not exactly as it would have",
+                file,
             )
         else:
             self._take_back(ours, file)
@@ -206,7 +207,9 @@ class RunStateMixin:
     def _remember_loaders(self, train_data) -> None:
         """Note the loaders, whose order is part of the state, and set it when a run is resumed."""
         inner = {n: v for n, v in vars(train_data).items() if hasattr(v, "generator")}
-        self._loaders = inner if inner and not hasattr(train_data, "generator") else {"": train_data}
+        self._loaders = (
+            inner if inner and not hasattr(train_data, "generator") else {"": train_data}
+        )
         if self._resumed is not None:
             for name, generator in self._generators().items():
                 generator.set_state(self._resumed["loaders"][name].cpu())
@@ -215,7 +218,9 @@ class RunStateMixin:
 
     def _generators(self) -> dict[str, torch.Generator]:
         loaders = getattr(self, "_loaders", {})
-        return {n: x.generator for n, x in loaders.items() if getattr(x, "generator", None) is not None}
+        return {
+            n: x.generator for n, x in loaders.items() if getattr(x, "generator", None) is not None
+        }
 
 
 def load_weights(model, state: dict[str, Any], file: str) -> None:

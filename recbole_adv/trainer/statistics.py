@@ -25,7 +25,9 @@ class PlayerStatistics:
         """Count one step; a closed-form move has no loss."""
         self.steps += 1
         if not self._sums:
-            self._sums = [torch.zeros((), dtype=torch.float64, device=p.device) for p in outcome.parts]
+            self._sums = [
+                torch.zeros((), dtype=torch.float64, device=p.device) for p in outcome.parts
+            ]
         for total, part in zip(self._sums, outcome.parts):
             total += part.sum() if part.dim() else part
         for name, samples in self._samples.items():

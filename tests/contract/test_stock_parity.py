@@ -52,7 +52,9 @@ def test_equals_stock(model, tiny, settings_of):
 
 
 def test_equals_stock_with_clipping_and_sgd(tiny, settings_of):
-    settings = settings_of("BPR", learner="sgd", clip_grad_norm={"max_norm": 0.05}, learning_rate=1.0)
+    settings = settings_of(
+        "BPR", learner="sgd", clip_grad_norm={"max_norm": 0.05}, learning_rate=1.0
+    )
     stock = stock_run("BPR", settings)
     run = tiny("BPR", **settings)
     run.fit()

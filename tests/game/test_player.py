@@ -51,7 +51,13 @@ def test_parameter_with_two_owners_is_named():
     net = Net()
     everything = tuple(net.parameters())
     with pytest.raises(ConfigError, match="'body.weight' belongs to .'a', 'b'."):
-        check_players(net, [Player("a", everything, net.calculate_loss), Player("b", everything, net.calculate_loss)])
+        check_players(
+            net,
+            [
+                Player("a", everything, net.calculate_loss),
+                Player("b", everything, net.calculate_loss),
+            ],
+        )
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ def test_epoch_phases_before_and_after():
 
 
 def test_epoch_phase_of_several_passes_and_one_turn():
-    schedule = Schedule({"max": Turns(steps=2, unit="epoch", start_epoch=1, budget=1), "min": Turns()})
+    schedule = Schedule(
+        {"max": Turns(steps=2, unit="epoch", start_epoch=1, budget=1), "min": Turns()}
+    )
     assert [schedule.passes(e, {"max": e > 1, "min": 0}) for e in range(3)] == [
         [("min",)],
         [("max",), ("max",), ("min",)],

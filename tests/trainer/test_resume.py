@@ -147,7 +147,9 @@ def test_a_failed_write_keeps_the_old_checkpoint(tiny, monkeypatch):
     run = tiny("BPR")
     run.trainer._save_checkpoint(0, verbose=False)
     before = Path(run.trainer.saved_model_file).read_bytes()
-    monkeypatch.setattr(torch, "save", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space")))
+    monkeypatch.setattr(
+        torch, "save", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space"))
+    )
     with pytest.raises(CheckpointError, match="No space"):
         run.trainer._save_checkpoint(1, verbose=False)
     assert Path(run.trainer.saved_model_file).read_bytes() == before

@@ -115,7 +115,10 @@ class EIIL(BackboneRecommender):
         if not self.one_shot:
             return schedule_of(config.final_config_dict, ["min", "max"])
         ascent = Turns(
-            steps=self.one_shot_epochs, unit="epoch", start_epoch=config["max_start_epoch"], budget=1
+            steps=self.one_shot_epochs,
+            unit="epoch",
+            start_epoch=config["max_start_epoch"],
+            budget=1,
         )
         return Schedule({"max": ascent, "min": Turns()})
 
