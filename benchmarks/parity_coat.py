@@ -21,6 +21,8 @@ import json
 import logging
 import math
 import os
+import subprocess
+import sys
 import statistics
 import tempfile
 import time
@@ -163,7 +165,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="the folder with coat.*.inter")
-    parser.add_argument("--models", nargs="+", choices=list(REFERENCE), default=list(REFERENCE))
+    every = [*REFERENCE, "InvPref"]  # InvPref's protocol is another: parity_coat_invpref.py
+    parser.add_argument("--models", nargs="+", choices=every, default=every)
     parser.add_argument("--seeds", type=int, choices=(1, 2, 3), default=3)
     parser.add_argument("--stopping-step", type=int, default=PROTOCOL["stopping_step"])
     options = parser.parse_args()
@@ -179,14 +182,18 @@ def main() -> None:
         os.mkdir("coat")
         for split in ("train", "valid", "test"):
             os.symlink(data / f"coat.{split}.inter", f"coat/coat.{split}.inter")
-        for name in options.models:
+        for name in (name for name in options.models if name in REFERENCE):
             seeds = SEEDS[: options.seeds]
             runs = [run(name, seed, folder, stopping_step=options.stopping_step) for seed in seeds]
             rows.append(compare(name, runs))
             show(rows[-1])
-    if options.models == list(REFERENCE) and options.stopping_step == PROTOCOL["stopping_step"]:
+    if options.models == every and options.stopping_step == PROTOCOL["stopping_step"]:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "parity_coat.json").write_text(json.dumps(rows, indent=1) + "\n")
+    if "InvPref" in options.models:
+        script = Path(__file__).resolve().with_name("parity_coat_invpref.py")
+        command = [sys.executable, str(script), "--data", str(data), "--seeds", str(options.seeds)]
+        subprocess.run(command, check=True, cwd=data)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ class IRM(BackboneRecommender):
     Deviations: the squared gradient is estimated by the U-statistic (DomainBed multiplies two half
     batches, ``penalty_estimator: split``); environments share a batch instead of having one each,
     and those absent from it are left out; weight decay and regularisation are the backbone's.
-    The penalty also shrinks scores, for which it is 0: watch ``score_scale`` in the log.
+    The penalty also shrinks scores, for which it is 0: a loss that stays near that of equal scores (log 2
+    for BPR) says that the weight is too high.
     """
 
     def __init__(self, config, dataset):
