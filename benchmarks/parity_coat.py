@@ -21,9 +21,9 @@ import json
 import logging
 import math
 import os
+import statistics
 import subprocess
 import sys
-import statistics
 import tempfile
 import time
 from pathlib import Path
