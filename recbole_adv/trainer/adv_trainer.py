@@ -137,11 +137,12 @@ class AdvTrainer(RunStateMixin, Trainer):
         callback_fn=None,
     ):
         """Train; arguments and result are those of RecBole's ``Trainer.fit``."""
-        if saved and self.start_epoch >= self.epochs:
-            self._save_checkpoint(-1, verbose=verbose)
+        if saved and self.start_epoch >= self.epochs and self.best_epoch is None:
+            self._save_checkpoint(-1, verbose=verbose)  # as RecBole, unless there is a best model
         self._before_fit(train_data)
         self.eval_step = min(self.eval_step, self.epochs)  # TraditionalTrainer shortens the run
-        for epoch in range(self.start_epoch, self.epochs):
+        over = self.cur_step > self.stopping_step  # a resumed run that had stopped early
+        for epoch in range(self.start_epoch, self.start_epoch if over else self.epochs):
             self._fit_epoch(train_data, epoch, verbose, show_progress)
             stop = False
             if self.eval_step <= 0 or not valid_data:

@@ -116,6 +116,19 @@ def test_best_model_can_be_loaded_with_its_data(settings_of):
     assert trainer.evaluate(test, load_best_model=False) == done["test_result"]
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_resuming_a_finished_run_only_tests_it_again(early, settings_of):
+    """The best model is not the last one, and stays what it is."""
+    stop = {"stopping_step": 0, "learning_rate": 1.0, "epochs": 20} if early else {"epochs": 3}
+    done = run_recbole_adv("BPR", "checkerboard", config_dict=settings_of("BPR", **stop))
+    epochs = Path(done["run_dir"], "metrics.jsonl").read_text().count("\n")
+    assert epochs < 20
+    best = Path(done["run_dir"], "model.pth").read_bytes()
+    assert run_recbole_adv(resume=done["run_dir"])["test_result"] == done["test_result"]
+    assert Path(done["run_dir"], "model.pth").read_bytes() == best
+    assert Path(done["run_dir"], "metrics.jsonl").read_text().count("\n") == epochs
+
+
 def test_runs_of_the_same_second_share_no_file(settings_of):
     given = settings_of("BPR", epochs=1)
     first, second = (run_recbole_adv("BPR", "checkerboard", config_dict=given) for _ in range(2))
