@@ -53,10 +53,14 @@ def players_of(model: nn.Module, config: Mapping[str, Any]) -> tuple[Player, ...
     elif is_game(model):
         players = min_max_players(model, config["max_modules"])
     else:
-        # Every parameter, as in RecBole, also those that are frozen at this moment.
-        return (Player("min", tuple(model.parameters()), model.calculate_loss),)
+        return only_player(model)
     check_players(model, players)
     return players
+
+
+def only_player(model: nn.Module) -> tuple[Player]:
+    """``min`` with every parameter, as in RecBole, also those that are frozen at this moment."""
+    return (Player("min", tuple(model.parameters()), model.calculate_loss),)
 
 
 def min_max_players(model: nn.Module, max_modules: Sequence[str]) -> tuple[Player, Player]:

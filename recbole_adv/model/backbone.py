@@ -35,6 +35,7 @@ class BackboneRecommender(AbstractRecommender):
 
     backbone_class: ClassVar[type | None] = None
     needs_row_index = True
+    penalty: PenaltySchedule | None = None
     _over: ClassVar[dict[tuple[type, type], type]] = {}
 
     @classmethod
@@ -87,6 +88,10 @@ class BackboneRecommender(AbstractRecommender):
         Regularisation and other terms of the backbone stay as they are.
         """
         return total(loss) - rows.loss.mean() + risk
+
+    def penalty_switches(self) -> bool:
+        """Whether the optimizer is to be made anew before the next step."""
+        return self.penalty is not None and self.penalty.switches_at(self.progress)
 
     def predict(self, interaction):
         return self.backbone.predict(interaction)

@@ -10,7 +10,7 @@ from recbole.trainer import Trainer
 
 from recbole_adv.game.optimizer import optimizer_of, setting
 from recbole_adv.game.penalty import Progress
-from recbole_adv.game.player import Player
+from recbole_adv.game.player import Player, only_player
 from recbole_adv.game.schedule import SINGLE, Schedule
 from recbole_adv.technique import ClipNorm
 from recbole_adv.trainer.game_loop import GameLoop, Joint, call_hook
@@ -69,8 +69,7 @@ class AdvTrainer(RunStateMixin, Trainer):
     # --- what INVTrainer changes ----------------------------------------------------------------
 
     def _players(self, config, model) -> tuple[Player, ...]:
-        # Every parameter, as in RecBole, also those that are frozen at this moment.
-        return (Player("min", tuple(model.parameters()), model.calculate_loss),)
+        return only_player(model)
 
     def _schedule(self, config, model) -> Schedule:
         return SINGLE

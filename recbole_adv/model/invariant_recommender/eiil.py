@@ -139,10 +139,6 @@ class EIIL(BackboneRecommender):
         self.backbone.load_state_dict(self._initial)
         return True
 
-    def penalty_switches(self) -> bool:
-        """Whether the optimizer is to be made anew before the next step."""
-        return self.penalty.switches_at(self.progress)
-
     def log_values(self):
         """For the log: the penalty's weight and the share of each environment in the last batch."""
         weight = self.penalty(self.progress.last())

@@ -47,10 +47,6 @@ class IRM(BackboneRecommender):
         )
         return tuple(rescale(part, weight) for part in parts) if self.rescales else parts
 
-    def penalty_switches(self) -> bool:
-        """Whether the optimizer is to be made anew before the next step."""
-        return self.penalty.switches_at(self.progress)
-
     def log_values(self):
         """For the log: the penalty's weight and the rows of each environment."""
         return {

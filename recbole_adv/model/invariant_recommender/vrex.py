@@ -40,10 +40,6 @@ class VREx(BackboneRecommender):
         parts = self.with_risk(loss, rows, risk), weight * risk_variance(risks, there)
         return tuple(rescale(part, weight) for part in parts) if self.rescales else parts
 
-    def penalty_switches(self) -> bool:
-        """Whether the optimizer is to be made anew before the next step."""
-        return self.penalty.switches_at(self.progress)
-
     def log_values(self):
         """For the log: the penalty's weight and the rows of each environment."""
         return {
