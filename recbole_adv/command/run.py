@@ -1,0 +1,68 @@
+"""``recbole-adv run``: train, validate and test a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from recbole_adv.command.shared import add_configuration, files_of
+from recbole_adv.errors import ConfigError
+
+_EPILOG = """\
+Every key of RecBole and of recbole_adv can be set by --key=value:
+
+  recbole-adv run -m EIIL -d ml-100k --backbone=LightGCN --max_interval=3 --penalty_weight=10
+  recbole-adv run -m BPR -d ml-100k --learning_rate=0.01 --topk=[10,20] --epochs=50
+  recbole-adv run -m my_model.py:MyModel -d my_data --data_path=data/ -c my_settings.yaml
+  recbole-adv run --resume runs/EIIL-ml-100k-20261121-104700-3f9a2c
+
+Priority: command line > config files > model properties > defaults. Lists and dicts are written as
+in Python, None as None. 'recbole-adv config -m EIIL -d ml-100k' prints every key with its value,
+where that came from, and what it means.
+"""
+
+
+def add(commands) -> None:
+    """The parser of this command."""
+    parser = commands.add_parser(
+        "run",
+        help="train, validate and test a model",
+        description="Train a model, choose its best epoch on the validation data, test it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_configuration(parser)
+    parser.add_argument(
+        "--resume", metavar="PATH", help="go on with a run: its directory or a .pth file"
+    )
+    parser.add_argument(
+        "--nproc", type=int, default=1, help="processes on this machine (only 1 so far)"
+    )
+    parser.add_argument(
+        "--world_size", type=int, default=-1, help="processes in all (RecBole's flag)"
+    )
+    parser.add_argument("--ip", default="localhost", help="address of the first (RecBole's flag)")
+    parser.add_argument("--port", default="5678", help="its port (RecBole's flag)")
+    parser.add_argument("--group_offset", type=int, default=0, help="rank offset (RecBole's flag)")
+    parser.set_defaults(function=_run)
+
+
+def _run(options: argparse.Namespace, settings: list[str]) -> None:
+    from recbole_adv.quick_start import run_recbole_adv
+    from recbole_adv.trainer.report import finite
+
+    if options.nproc != 1 or options.world_size > 1:
+        raise ConfigError(
+            f"training on several processes is not supported yet, got nproc {options.nproc} and "
+            f"world_size {options.world_size}; leave both out"
+        )
+    result = run_recbole_adv(
+        options.model,
+        options.dataset,
+        files_of(options),
+        resume=options.resume,
+        command_line=settings,
+    )
+    # The log goes to stderr; this line is for whoever reads the program's output.
+    print(json.dumps(finite(result)))
