@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import uuid
 import warnings
 import zipfile
 from collections.abc import Iterator
 from logging import getLogger
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -25,9 +27,11 @@ from recbole_adv.plain_data import decode, encode
 
 __all__ = [
     "config_as_data",
+    "copy",
     "decode",
     "encode",
     "load",
+    "load_weights",
     "other_parameter",
     "save",
     "trainer_state",
@@ -181,3 +185,26 @@ def _checked(tree: Any) -> dict[str, Any]:
     raise CheckpointError(
         f"it is a torch file but no RecBole checkpoint: no 'state_dict', but {held}"
     )
+
+
+def load_weights(model, state: dict[str, Any], file: str) -> None:
+    """Put ``state`` into ``model``; one sentence where they do not fit."""
+    try:
+        model.load_state_dict(state["state_dict"])
+    except (RuntimeError, AttributeError, TypeError) as error:
+        detail = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for ")
+        raise CheckpointError(
+            f"{file} does not fit this model, or this data set: {detail:.200}"
+        ) from error
+    model.load_other_parameter(state.get("other_parameter"))
+
+
+def copy(source: str, target: str) -> None:
+    """A second name for a file that is never changed in place, or a copy where that is not possible."""
+    aside = f"{target}.tmp"
+    Path(aside).unlink(missing_ok=True)
+    try:
+        os.link(source, aside)
+    except OSError:
+        shutil.copyfile(source, aside)
+    os.replace(aside, target)

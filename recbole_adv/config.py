@@ -21,6 +21,7 @@ from recbole_adv import discovery
 from recbole_adv.config_check import check_config
 from recbole_adv.errors import ConfigError, RecBoleAdvError
 from recbole_adv.options import overall_options, properties_dir
+from recbole_adv.technique.factory import used_options
 
 # Not none, which is a value of RecBole's sampling and of max_data; None is a literal.
 _WORDS = {"true": True, "false": False, "~": None, "null": None}
@@ -203,6 +204,8 @@ class Config(RecBoleConfig):
             final["train_neg_sample_args"] = None
             self.source_of["train_neg_sample_args"] = "derived from loss_type: CE"
         check_config(self)
+        # The log lists the keys of the techniques that are used, not of all there are.
+        self.parameters["Adversarial"] += used_options(final)
         super()._set_default_parameters()
 
     def _init_device(self):

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from functools import cache
+from logging import getLogger
 from typing import Any
 
 import yaml
@@ -16,9 +17,16 @@ from recbole_adv import discovery
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.game.optimizer import PLAYER_KEYS, check_learner
 from recbole_adv.game.schedule import KEYS as SCHEDULE_KEYS
-from recbole_adv.options import Option, overall_options, properties_dir, read_options
+from recbole_adv.options import (
+    Option,
+    overall_options,
+    properties_dir,
+    read_options,
+    technique_options,
+)
 from recbole_adv.recbole_values import OPTIONS as RECBOLE_OPTIONS
 from recbole_adv.recbole_values import check_recbole_values
+from recbole_adv.technique.factory import check_techniques, technique_keys, unused_keys
 
 # Keys that begin so are ours, or are read by the model's own source.
 _OURS = ("max_", "min_", "learner_", "penalty_", "environment_", "technique")
@@ -34,6 +42,9 @@ def check_config(config) -> None:
     check_recbole_values(config)
     for player in ("min", "max"):
         check_learner(final, player)
+    check_techniques(final)
+    for key in unused_keys(final, list(config.external_config_dict)):
+        getLogger().warning("%s has no effect: its technique is not in techniques", key)
     start, stop = final["max_start_epoch"], final["max_stop_epoch"]
     if stop is not None and stop < start:
         raise ConfigError(f"max_stop_epoch must not be below max_start_epoch {start}, got {stop}")
@@ -70,6 +81,8 @@ def _known_keys(config) -> set[str]:
     keys |= set(getattr(config, "internal_config_dict", ()))
     keys |= {"model", "dataset", "config_files", "backbone", "nproc", "world_size", "ip", "port"}
     keys |= {"group_offset", "model_source", "other_parameter"} | set(_model_options(config))
+    techniques = technique_keys(config.final_config_dict)
+    keys |= techniques | {f"max_{key}" for key in techniques}
     for player in ("min", "max"):
         prefix = "" if player == "min" else f"{player}_"
         learner = config.final_config_dict.get(f"{prefix}learner") or config["learner"]
@@ -94,7 +107,8 @@ def _recbole_keys() -> frozenset[str]:
 def own_keys() -> frozenset[str]:
     """Every key of ours, of any model; not RecBole's to which a model gives another default."""
     files = (properties_dir() / "model").glob("*.yaml")
-    return frozenset(overall_options()).union(*map(read_options, files)) - _recbole_keys()
+    own = frozenset(overall_options()) | frozenset(technique_options())
+    return own.union(*map(read_options, files)) - _recbole_keys()
 
 
 def _sources_of(config) -> str:
@@ -121,7 +135,7 @@ def _read_by_model(config, key: str) -> bool:
 
 def _of_custom_player(config, key: str) -> bool:
     """Whether the key is ``<player>_<setting>`` of a player that the model's source names."""
-    for setting in (*PLAYER_KEYS, *SCHEDULE_KEYS, "learner_"):
+    for setting in (*PLAYER_KEYS, *SCHEDULE_KEYS, *technique_options(), "learner_", "techniques"):
         head = key.partition(f"_{setting}")[0]
         if head != key and head not in ("min", "max") and _read_by_model(config, head):
             return True
@@ -130,5 +144,5 @@ def _of_custom_player(config, key: str) -> bool:
 
 def meanings(config) -> dict[str, str]:
     """What our keys mean, by key, for a model's configuration."""
-    options = {**overall_options(), **_model_options(config)}
+    options = {**overall_options(), **technique_options(), **_model_options(config)}
     return {key: f"({option.kind}) {option.meaning}" for key, option in options.items()}

@@ -11,10 +11,10 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-import sys
 from functools import cache
 from pathlib import Path
 
+from recbole_adv.class_path import class_at
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.options import properties_dir
 
@@ -86,7 +86,7 @@ def find_model(model: str | type) -> type:
     if not isinstance(model, str) or not model:
         raise ConfigError(f"model must be a name or a class, got {model!r}")
     if ":" in model:
-        return _model_at(model)
+        return _recommender(class_at(model), model)
     ours, users = own_modules().get(model.lower()), user_models.get(model)
     stock = recbole_modules().get(model.lower()) if model in recbole_model_names() else None
     if users is not None and (ours or stock):
@@ -111,27 +111,6 @@ def find_model(model: str | type) -> type:
         ) from error
 
 
-def _model_at(path: str) -> type:
-    """The class at ``package.module:Class`` or ``path/to/file.py:Class``."""
-    location, _, name = path.rpartition(":")
-    if location.endswith(".py"):
-        module = _import_file(Path(location))
-    else:
-        try:
-            module = importlib.import_module(location)
-        except Exception as error:  # whatever the module does
-            raise ConfigError(
-                f"the module {location!r} of model {path!r} cannot be imported: {error}; write "
-                "package.module:Class or path/to/file.py:Class"
-            ) from error
-    found = getattr(module, name, None)
-    if not isinstance(found, type):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        known = f"; it has {', '.join(classes) or 'none'}"
-        raise ConfigError(f"{location} has no class {name!r}{suggest(name, classes) or known}")
-    return _recommender(found, path)
-
-
 def _recommender(model_class: type, name: str) -> type:
     from recbole.model.abstract_recommender import AbstractRecommender
 
@@ -141,28 +120,6 @@ def _recommender(model_class: type, name: str) -> type:
             "SequentialRecommender or another of RecBole's"
         )
     return model_class
-
-
-def _import_file(file: Path):
-    """The module in ``file``, imported once under a name made of its path."""
-    if not file.is_file():
-        raise ConfigError(f"there is no file {str(file)!r}; write model as path/to/file.py:Class")
-    file = file.resolve()
-    for module in list(sys.modules.values()):
-        if getattr(module, "__file__", None) == str(file):
-            return module
-    name = f"recbole_adv_user_{file.stem}_{abs(hash(str(file))):x}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(
-            f"{file.name} cannot be run, mend it: {type(error).__name__}: {error}"
-        ) from error
-    return module
 
 
 def model_source(model_class: type) -> str:

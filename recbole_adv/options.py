@@ -117,3 +117,19 @@ def read_options(file: Path) -> Mapping[str, Option]:
 def overall_options() -> Mapping[str, Option]:
     """The options that every model has."""
     return read_options(properties_dir() / "overall.yaml")
+
+
+@cache
+def technique_names() -> tuple[str, ...]:
+    """Our training techniques: each has a property file."""
+    return tuple(sorted(file.stem for file in technique_files()))
+
+
+def technique_files() -> list[Path]:
+    """The property files of the techniques."""
+    return sorted((properties_dir() / "technique").glob("*.yaml"))
+
+
+def technique_options() -> Mapping[str, Option]:
+    """The options of all techniques, by key; every configuration has them."""
+    return {key: option for file in technique_files() for key, option in read_options(file).items()}

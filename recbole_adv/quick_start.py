@@ -20,7 +20,6 @@ from recbole_adv.discovery import find_model
 from recbole_adv.errors import CheckpointError, ConfigError, DataError, RecBoleAdvError
 from recbole_adv.run_directory import RunDirectory
 from recbole_adv.trainer import trainer_class
-from recbole_adv.trainer.run_state import load_weights
 
 
 def run_recbole_adv(
@@ -225,7 +224,7 @@ def load_data_and_model(model_file: str):
     config = Config.from_data(state["config"])
     check_dataset(config)
     dataset, train_data, valid_data, test_data, model = _data_and_model(config)
-    load_weights(model, state, model_file)
+    checkpoint.load_weights(model, state, model_file)
     return config, model, dataset, train_data, valid_data, test_data
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from recbole_adv import discovery
 from recbole_adv.errors import ConfigError
-from recbole_adv.options import properties_dir
+from recbole_adv.options import properties_dir, technique_files
 
 _PACKAGE = "recbole.model.general_recommender"
 
@@ -130,7 +130,8 @@ def _serve_properties() -> None:
                 self._update_internal_config_dict(str(own))
         result = update_internal(self, file)
         if of_recbole and path.name == "overall.yaml":
-            self._update_internal_config_dict(str(properties_dir() / "overall.yaml"))
+            for own in (properties_dir() / "overall.yaml", *technique_files()):
+                self._update_internal_config_dict(str(own))
         return result
 
     def _convert_config_dict(self, config_dict):

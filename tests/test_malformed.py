@@ -35,7 +35,7 @@ CONFIGURATION = {
     "typo in a key of the model's": ("--penalty_wieght=1", "'penalty_wieght'", "penalty_weight?"),
     "typo in backbone": ("--backbne=BPR", "'backbne'", "did you mean backbone?"),
     "typo in a learner's argument": ("--learner_bettas=[0.9,0.9]", "'learner_bettas'", "betas?"),
-    "unknown key like a technique's": ("--techniques=['sharpness']", "'techniques'", "config"),
+    "unknown technique": ("--techniques=['sharpness']", "'sharpness'", "clip_norm"),
     "word for a number": ("--epochs=abc", "epochs", "whole number >= 0", "'abc'"),
     "fraction for a count": ("--max_interval=1.5", "max_interval", "whole number >= 1", "got 1.5"),
     "word for a rate": ("--learning_rate=fast", "learning_rate", "a number >= 0", "'fast'"),

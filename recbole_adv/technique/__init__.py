@@ -1,6 +1,5 @@
-"""How a step is improved, whatever the model."""
+"""How a step is improved, whatever the model: one module and one property file for each technique."""
 
 from recbole_adv.technique.base import Technique
-from recbole_adv.technique.clip_norm import ClipNorm
 
-__all__ = ["ClipNorm", "Technique"]
+__all__ = ["Technique"]

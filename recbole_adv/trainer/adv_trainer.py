@@ -8,21 +8,23 @@ from time import time
 import torch
 from recbole.trainer import Trainer
 
-from recbole_adv.game.optimizer import optimizer_of, setting
+from recbole_adv.game.optimizer import optimizer_of
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player, only_player
 from recbole_adv.game.schedule import SINGLE, Schedule
-from recbole_adv.technique import ClipNorm
 from recbole_adv.trainer.game_loop import GameLoop, Joint, call_hook
 from recbole_adv.trainer.report import Report
 from recbole_adv.trainer.run_state import RunStateMixin
-from recbole_adv.trainer.step import StepEngine, Turn
+from recbole_adv.trainer.selection import SelectionMixin
+from recbole_adv.trainer.step import StepEngine
+from recbole_adv.trainer.technique_set import TechniqueSet
 from recbole_adv.trainer.training_rows import attach_row_index, take_rows_by_tensor
+from recbole_adv.trainer.turn import Turn
 
 _CHECK_EVERY = 50  # steps between two looks at the loss where looking makes the host wait
 
 
-class AdvTrainer(RunStateMixin, Trainer):
+class AdvTrainer(SelectionMixin, RunStateMixin, Trainer):
     """Trains any RecBole model; with one player and nothing added, exactly as RecBole does.
 
     It slides under RecBole's special trainers (:func:`recbole_adv.trainer.compose.compose`), whose
@@ -32,6 +34,7 @@ class AdvTrainer(RunStateMixin, Trainer):
         players: who plays; one here, any number in INVTrainer.
         optimizer: the first player's; ``optimizers``: the others', by name.
         loop: plays the schedule and counts.
+        techniques: of each player, by name.
         best_epoch: the epoch of the best model so far.
     """
 
@@ -63,8 +66,11 @@ class AdvTrainer(RunStateMixin, Trainer):
             bool(config["drop_last"]),
             self._renew_first,
         )
+        self.techniques = TechniqueSet(self)
         self.report = Report(self)
         self.best_epoch: int | None = None
+        self._weights_loaded = self._attached = False
+        self._epoch: int | None = None
 
     # --- what INVTrainer changes ----------------------------------------------------------------
 
@@ -111,16 +117,16 @@ class AdvTrainer(RunStateMixin, Trainer):
         turns = {}
         for player in self.players:
             first = player is self.players[0]
-            clip = setting(self.config.final_config_dict, player.name, "clip_grad_norm")
             turns[player.name] = Turn(
                 player,
                 self.optimizer if first else self.optimizers.get(player.name),
                 loss_func if first and loss_func is not None else player.loss,
                 scaler=self.scalers.get(player.name),
-                techniques=[ClipNorm(**clip)] if clip else [],
+                techniques=list(self.techniques[player.name].values()),
                 stream=self.loop.streams.get(player.name),
                 others=tuple(p for o in self.players if o is not player for p in o.parameters),
                 steps=self.loop.steps_taken[player.name],
+                on_triples=getattr(loss_func, "__name__", "") == "calculate_kg_loss",
             )
         return turns
 
@@ -156,6 +162,8 @@ class AdvTrainer(RunStateMixin, Trainer):
                 break
         if saved and valid_data and self.best_epoch is None and self.start_epoch < self.epochs:
             self._save_checkpoint(epoch, verbose=verbose)  # no score was a number
+        for technique in self.techniques.all():
+            technique.after_fit()
         self._add_hparam_to_tensorboard(float(self.best_valid_score))
         self.tensorboard.flush()
         return self.best_valid_score, self.best_valid_result
@@ -164,6 +172,7 @@ class AdvTrainer(RunStateMixin, Trainer):
         take_rows_by_tensor(train_data)
         if getattr(self.model, "needs_row_index", False):
             attach_row_index(train_data, self.config["INTER_IDX_FIELD"])
+        self._attach_techniques()
         self.eval_collector.data_collect(train_data)
         if self.config["train_neg_sample_args"].get("dynamic", False):
             train_data.get_model(self.model)
@@ -185,6 +194,11 @@ class AdvTrainer(RunStateMixin, Trainer):
         Returns RecBole's sum over the batches of the first player's loss, a tuple for several parts.
         """
         self.model.train()
+        self._weights_loaded = False
+        if epoch_idx != self._epoch:
+            self._epoch = epoch_idx
+            for technique in self.techniques.all():
+                technique.before_epoch(epoch_idx)
         # RecBole's trainers hand over another loss for data (triples of a knowledge graph) that the
         # other players know nothing of.
         first_alone = loss_func is not None and loss_func != self.players[0].loss
@@ -192,46 +206,3 @@ class AdvTrainer(RunStateMixin, Trainer):
             train_data, epoch_idx, self._turns(loss_func), self._joint(), first_alone, show_progress
         ).losses
         return losses if len(losses) > 1 else sum(losses)
-
-    # --- validation -----------------------------------------------------------------------------
-
-    def _validate(self, valid_data, epoch, verbose, saved, show_progress, callback_fn) -> bool:
-        """Validate, keep the model if it is the best so far; returns whether to stop."""
-        start = time()
-        score, result = self._valid_epoch(valid_data, show_progress=show_progress)
-        start_epoch = self.config["selection_start_epoch"]
-        # A best model from before the penalty or the adversary set in only stands in for one.
-        stand_in = self.best_epoch is not None and self.best_epoch < start_epoch <= epoch
-        improved = stand_in or self._improves(score)
-        if improved:
-            self.best_valid_score, self.cur_step = score, 0
-            self.best_valid_result, self.best_epoch = result, epoch
-        else:
-            self.cur_step += epoch >= start_epoch
-        self.report.validated(epoch, time() - start, score, result, verbose)
-        if improved and saved:
-            self._save_checkpoint(epoch, verbose=verbose)
-        if callback_fn:
-            callback_fn(epoch, score)
-        stop = self.cur_step > self.stopping_step
-        if stop and verbose:
-            self.logger.info("Finished training, best eval result in epoch %s", self.best_epoch)
-        return stop
-
-    def _improves(self, score: float) -> bool:
-        """RecBole takes an equal score for better, so that a collapsed model never stops."""
-        if score == self.best_valid_score:
-            return bool(self.config["tie_is_improvement"])
-        if self.valid_metric_bigger:
-            return score > self.best_valid_score
-        return score < self.best_valid_score
-
-    @torch.no_grad()
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """RecBole's ``evaluate``: metrics by name, as Python numbers."""
-        if not eval_data:
-            return None
-        if load_best_model:
-            self._load_weights(model_file or self.saved_model_file)
-        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        return {name: float(value) for name, value in result.items()}

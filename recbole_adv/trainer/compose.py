@@ -13,6 +13,7 @@ from recbole_adv.errors import ConfigError
 from recbole_adv.game.player import is_game
 from recbole_adv.trainer.adv_trainer import AdvTrainer
 from recbole_adv.trainer.inv_trainer import INVTrainer
+from recbole_adv.trainer.technique_set import bypasses
 
 
 @cache
@@ -35,12 +36,6 @@ def compose(stock: type, ours: type[AdvTrainer]) -> type[AdvTrainer]:
             "move; choose another backbone"
         )
     return type(f"{ours.__name__}_{stock.__name__}", (stock, ours), {"__module__": __name__})
-
-
-def bypasses(stock: type) -> bool:
-    """Whether a trainer has a ``_train_epoch`` that never calls the one below it (NCLTrainer)."""
-    own = vars(stock).get("_train_epoch")
-    return own is not None and "super" not in own.__code__.co_names
 
 
 def stock_trainer(model_class: type) -> type:

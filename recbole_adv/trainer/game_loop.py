@@ -18,7 +18,8 @@ from recbole_adv.game.player import Player
 from recbole_adv.game.schedule import Schedule
 from recbole_adv.trainer.random_stream import RandomStream
 from recbole_adv.trainer.statistics import PlayerStatistics
-from recbole_adv.trainer.step import Outcome, StepEngine, Turn
+from recbole_adv.trainer.step import StepEngine
+from recbole_adv.trainer.turn import Outcome, Turn
 
 Joint = Callable[[Any], Mapping[str, Any]]
 _SHOW_EVERY = 0.5  # seconds between two updates of the bar: each reads the device
@@ -96,6 +97,7 @@ class GameLoop:
         for names in passes:
             self._run_pass(train_data, epoch, names, turns, joint, first, show_progress)
         for name, turn in turns.items():
+            self.engine.finish(turn)
             self.steps_taken[name] = turn.steps
         return first
 

@@ -1,7 +1,9 @@
-"""Finds what in a model spoils a step: graphs kept or cut, gradients filled by the model."""
+"""Finds what in a model spoils a step: graphs kept or cut, gradients filled by the model, losses that
+are no numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_adv.errors import TrainingError
+from recbole_adv.objective.parts import Loss, parts
 
 
 def sequence_number() -> int:
@@ -51,6 +54,19 @@ def explain_independence(player: str) -> str:
         f"the loss of player {player!r} does not depend on its parameters; look for a detach(), a "
         "no_grad() or a tensor kept from another player's turn in it"
     )
+
+
+def explain_nonfinite(loss: Loss, player: str, step: int) -> str:
+    """The sentence about a part of the loss that is nan or inf, or none; this reads the device."""
+    for number, part in enumerate(parts(loss), start=1):
+        value = part.item()
+        if not math.isfinite(value):
+            which = f"part {number} of the loss" if isinstance(loss, tuple) else "the loss"
+            return (
+                f"{which} of player {player!r} is {value} at its step {step}; lower the learning "
+                "rate or set clip_grad_norm"
+            )
+    return ""
 
 
 def graph_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

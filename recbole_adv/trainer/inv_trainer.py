@@ -11,6 +11,7 @@ from recbole_adv.errors import ConfigError
 from recbole_adv.game.optimizer import check_learner
 from recbole_adv.game.player import Player, players_of
 from recbole_adv.game.schedule import Schedule, schedule_of
+from recbole_adv.technique.factory import check_techniques
 from recbole_adv.trainer.adv_trainer import AdvTrainer
 from recbole_adv.trainer.game_loop import Joint
 
@@ -45,6 +46,7 @@ class INVTrainer(AdvTrainer):
         for player in players:  # the configuration knew min and max only
             if player.name not in ("min", "max"):
                 check_learner(config.final_config_dict, player.name)
+                check_techniques(config.final_config_dict, [player.name])
         return players
 
     def _schedule(self, config, model) -> Schedule:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 
 class RandomStream:
@@ -56,25 +53,3 @@ class RandomStream:
         """Continue where :meth:`state_dict` was taken."""
         cuda = state["cuda"].cpu() if state["cuda"] is not None else self._own[1]
         self._own = (state["cpu"].cpu(), cuda)
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Forward passes inside draw the same random numbers each time and leave no trace.
-
-    The global generators and the statistics of BatchNorm layers are put back afterwards.
-    """
-    kept = [
-        (buffer, buffer.clone())
-        for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        for buffer in module.buffers()
-    ]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            torch.manual_seed(0)
-            yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)

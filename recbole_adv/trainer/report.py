@@ -70,6 +70,7 @@ class Report:
             figures |= {f"{name}/{k}": v for k, v in statistics.figures().items()}
             if len(trainer.players) > 1:
                 figures[f"{name}/turns"] = trainer.loop.turns_taken[name]
+        figures |= trainer.techniques.figures()
         values = getattr(trainer.model, "log_values", dict)()
         return figures | {name: _plain(value) for name, value in values.items()}
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import recbole.trainer.trainer as recbole_trainer
 import torch
 from recbole.utils import set_color
@@ -19,29 +16,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_adv import checkpoint
 from recbole_adv.errors import CheckpointError
+from recbole_adv.model_state import random_state, set_random_state
 
 OUR_KEY = "recbole_adv"
 """The key of a checkpoint that holds what RecBole's does not."""
-
-
-def random_state() -> dict[str, Any]:
-    """The state of every global random generator, as data."""
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": np.random.get_state(),
-        "python": random.getstate(),
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Take back :func:`random_state`."""
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
-    np.random.set_state(tuple(state["numpy"]))
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
 
 
 class RunStateMixin:
@@ -80,6 +58,18 @@ class RunStateMixin:
         self.saved_model_file = str(folder / f"{name}.pth")
         self.last_file = str(folder / ("last.pth" if name == "model" else f"{name}-last.pth"))
 
+    # --- techniques -----------------------------------------------------------------------------
+
+    def _attach_techniques(self) -> None:
+        """Once, before the first step and before their state is taken back."""
+        if not self._attached:
+            self._attached = True
+            self.techniques.attach(self)
+
+    def _evaluation_weights(self):
+        """The context of the weights to validate, test and save."""
+        return self.techniques.evaluation_weights(self.model)
+
     # --- writing --------------------------------------------------------------------------------
 
     def _state(self, epoch: int) -> dict[str, Any]:
@@ -89,7 +79,7 @@ class RunStateMixin:
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
-            "state_dict": self.model.state_dict(),
+            "state_dict": self._saved_weights(),
             "other_parameter": checkpoint.other_parameter(self.model),
             "optimizer": self.optimizer.state_dict(),
             OUR_KEY: {
@@ -100,6 +90,10 @@ class RunStateMixin:
                 },
                 "scalers": {n: s.state_dict() for n, s in self.scalers.items()},
                 "loop": self.loop.state_dict(),
+                "techniques": self.techniques.state_dict(),
+                "training_weights": (
+                    self.model.state_dict() if self.techniques.moves_weights else None
+                ),
                 "best_valid_result": self.best_valid_result,
                 "best_epoch": self.best_epoch,
                 "train_loss": self.train_loss_dict,
@@ -108,6 +102,13 @@ class RunStateMixin:
                 "model_class": type(self.model).__name__,
             },
         }
+
+    def _saved_weights(self) -> dict[str, Any]:
+        """Those that were validated."""
+        if not self.techniques.moves_weights:
+            return self.model.state_dict()
+        with self._evaluation_weights():
+            return {name: value.clone() for name, value in self.model.state_dict().items()}
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Write the state aside and rename it; RecBole's method."""
@@ -129,7 +130,7 @@ class RunStateMixin:
         if not interval or ((epoch + 1) % interval and not last):
             return
         if getattr(self, "_saved_epoch", None) == epoch:
-            _copy(self.saved_model_file, self.last_file)
+            checkpoint.copy(self.saved_model_file, self.last_file)
         else:
             checkpoint.save(self._state(epoch), self.last_file)
 
@@ -138,7 +139,7 @@ class RunStateMixin:
     def _load_weights(self, file: str) -> None:
         """Put the weights of a checkpoint into the model."""
         state = checkpoint.load(file, map_location=self.device)
-        load_weights(self.model, state, file)
+        checkpoint.load_weights(self.model, state, file)
         self.logger.info("Loading the model of epoch %s from %s", state.get("epoch"), file)
 
     def resume_checkpoint(self, resume_file):
@@ -153,7 +154,7 @@ class RunStateMixin:
         self.start_epoch = state["epoch"] + 1
         self.cur_step = state["cur_step"]
         self.best_valid_score = state["best_valid_score"]
-        load_weights(self.model, state, file)
+        checkpoint.load_weights(self.model, state, file)
         ours = state.get(OUR_KEY)
         if ours is None:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -187,6 +188,10 @@ class RunStateMixin:
             if name in ours["scalers"]:
                 scaler.load_state_dict(ours["scalers"][name])
         self.loop.load_state_dict(ours["loop"])
+        if ours.get("training_weights") is not None:
+            self.model.load_state_dict(ours["training_weights"])
+        self._attach_techniques()
+        self.techniques.load_state_dict(ours.get("techniques", {}), file)
         self.best_valid_result = ours["best_valid_result"]
         self.best_epoch = ours["best_epoch"]
         self.train_loss_dict = dict(ours["train_loss"])
@@ -221,26 +226,3 @@ class RunStateMixin:
         return {
             n: x.generator for n, x in loaders.items() if getattr(x, "generator", None) is not None
         }
-
-
-def load_weights(model, state: dict[str, Any], file: str) -> None:
-    """Put ``state`` into ``model``; one sentence where they do not fit."""
-    try:
-        model.load_state_dict(state["state_dict"])
-    except (RuntimeError, AttributeError, TypeError) as error:
-        detail = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for ")
-        raise CheckpointError(
-            f"{file} does not fit this model, or this data set: {detail:.200}"
-        ) from error
-    model.load_other_parameter(state.get("other_parameter"))
-
-
-def _copy(source: str, target: str) -> None:
-    """A second name for a file that is never changed in place, or a copy where that is not possible."""
-    aside = f"{target}.tmp"
-    Path(aside).unlink(missing_ok=True)
-    try:
-        os.link(source, aside)
-    except OSError:
-        shutil.copyfile(source, aside)
-    os.replace(aside, target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_adv.trainer.step import Outcome
+from recbole_adv.trainer.turn import Outcome
 
 
 class PlayerStatistics:

@@ -1,66 +1,18 @@
-"""The one place that calls ``backward()`` and ``step()``."""
+"""The one place that calls ``optimizer.step()``."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from recbole_adv.errors import TrainingError
-from recbole_adv.game.player import Player, frozen
-from recbole_adv.objective.parts import Loss, parts, total
-from recbole_adv.technique import Technique
-from recbole_adv.trainer.graph_guard import (
-    explain_independence,
-    explain_kept_graph,
-    sequence_number,
-    untouched,
-)
-from recbole_adv.trainer.random_stream import RandomStream, undisturbed
-
-
-@dataclass
-class Turn:
-    """One player's move: what the engine runs and what a technique is shown.
-
-    Attributes:
-        player: who moves.
-        optimizer: steps its parameters; None for a player that only moves in closed form.
-        loss: the loss on a batch; the player's own unless the trainer replaced it (the
-            knowledge graph phase of KGTrainer).
-        scaler: its own GradScaler, None without one.
-        techniques: what is applied to it, in order.
-        stream: its own random numbers, None for the first player, who uses the global ones.
-        others: the parameters of all other players.
-        steps: its optimizer steps so far, over the whole run.
-    """
-
-    player: Player
-    optimizer: torch.optim.Optimizer | None
-    loss: Callable[[Any], Loss] | None
-    scaler: torch.amp.GradScaler | None = None
-    techniques: Sequence[Technique] = ()
-    stream: RandomStream | None = None
-    others: tuple[nn.Parameter, ...] = ()
-    steps: int = 0
-
-
-@dataclass
-class Outcome:
-    """What one step was: the loss parts, detached, and, where it was sampled, two figures more.
-
-    ``gain``: the objective of a player that maximises, after minus before its step, on the batch of
-    the step and the same random numbers.
-    """
-
-    parts: tuple[Tensor, ...] = ()
-    gradient_norm: Tensor | None = None
-    gain: Tensor | None = None
+from recbole_adv.model_state import undisturbed
+from recbole_adv.objective.parts import parts, total
+from recbole_adv.trainer.gradient import Gradients, Joint
+from recbole_adv.trainer.turn import Outcome, Turn, in_stream, total_norm
 
 
 class StepEngine:
@@ -77,6 +29,10 @@ class StepEngine:
 
     No optimizer steps between two backward calls over one graph, so neither "backward through the
     graph a second time" nor "modified by an inplace operation" can come from the engine.
+
+    Techniques come in at: the loss and the backward (``wrap_loss``, ``wrap_backward``), whether the
+    gradient waits for another batch's (``holds_back``), the unscaled gradients
+    (``edit_gradients``), the step (``wrap_step``), the end of it (``after_step``).
 
     Args:
         autocast: makes the context of the forward passes.
@@ -98,111 +54,93 @@ class StepEngine:
     ):
         self.model = model
         self.autocast = autocast
-        self.check_every = check_every
+        self.gradients = Gradients(model, autocast, check_every, check_gradients)
         self.monitor_interval = monitor_interval
-        self.check_gradients = check_gradients
         self.clip_before_unscale = clip_before_unscale
 
     def run(self, turn: Turn, batch: Any) -> Outcome:
         """Move one player on one batch by its own forward pass."""
-        with turn.stream or nullcontext():
+        with in_stream(turn):
             if turn.player.move is not None:
                 with self.autocast():
                     moved = turn.player.move(batch)
                 if moved is not NotImplemented:
                     return self._finish_move(turn, moved)
-            loss = self._descend(turn, batch)
+            loss = self.gradients.of(turn, batch)
         outcome = Outcome(parts(loss))
         del loss
         self._apply(turn, batch, outcome)
         return outcome
 
-    def run_shared(
-        self, turns: Sequence[Turn], joint: Callable[[Any], Mapping[str, Loss]], batch: Any
-    ) -> list[Outcome]:
-        """Move several players on one batch from one forward pass, all at the same point."""
-        for turn in turns:
-            turn.optimizer.zero_grad(set_to_none=True)
-        begun = sequence_number()
-        with self._guarded(self.model.parameters(), "calculate_joint"), self.autocast():
-            losses = joint(batch)
-        for turn in turns:
-            loss = losses[turn.player.name]
-            self._check_finite(turn, loss)
-            self._backward(turn, total(loss), begun, retain_graph=turn is not turns[-1])
+    def run_shared(self, turns: Sequence[Turn], joint: Joint, batch: Any) -> list[Outcome]:
+        """Move several players on one batch from one forward pass, all at the same point.
+
+        A technique that wraps a loss or a backward needs forward passes of its own, so then each
+        player has one; the point is the same for all.
+        """
+        if any(t.wraps_gradient() for turn in turns for t in turn.techniques):
+            losses = {
+                turn.player.name: self.gradients.of_joint(turn, joint, batch) for turn in turns
+            }
+        else:
+            losses = self.gradients.together(turns, joint, batch)
         outcomes = [Outcome(parts(losses[turn.player.name])) for turn in turns]
-        del losses, loss
+        del losses
         for turn, outcome in zip(turns, outcomes):  # the gradients are taken: any order will do
             self._apply(turn, batch, outcome)
         return outcomes
 
-    # --- the parts of a step -------------------------------------------------------------------
+    def finish(self, turn: Turn) -> None:
+        """Step on the gradients that still wait when the data end."""
+        if turn.waiting:
+            self._step(turn, None, Outcome())
 
-    def _descend(self, turn: Turn, batch: Any) -> Loss:
-        def backward() -> Loss:
-            loss_of = turn.loss
-            for technique in reversed(turn.techniques):
-                loss_of = technique.wrap_loss(loss_of, turn)
-            turn.optimizer.zero_grad(set_to_none=True)
-            begun = sequence_number()
-            what = f"the loss of {turn.player.name!r}"
-            with self._guarded(self.model.parameters(), what), self.autocast():
-                loss = loss_of(batch)
-            self._check_finite(turn, loss)
-            self._backward(turn, total(loss), begun)
-            return loss
-
-        for technique in reversed(turn.techniques):
-            backward = technique.wrap_backward(backward, turn)
-        if not turn.others:
-            return backward()
-        with frozen(turn.others):
-            return backward()
-
-    def _backward(self, turn: Turn, loss: Tensor, begun: int, retain_graph: bool = False) -> None:
-        """Fill the player's gradients; ``begun`` is autograd's number where the forward began."""
-        if turn.scaler is not None:
-            loss = turn.scaler.scale(loss)
-        # Restricting backward to the owner's parameters costs a walk of the graph, which one
-        # player who owns all of them does not need.
-        inputs = [p for p in turn.player.parameters if p.requires_grad] if turn.others else None
-        try:
-            with self._guarded(turn.others, f"the backward of {turn.player.name!r}"):
-                loss.backward(inputs=inputs, retain_graph=retain_graph)
-        except RuntimeError as error:
-            if "backward through the graph a second time" in str(error):
-                raise TrainingError(explain_kept_graph(self.model, loss, begun)) from error
-            if "does not require grad" in str(error):
-                raise TrainingError(explain_independence(turn.player.name)) from error
-            raise
-        # On a shared graph torch is silent about a loss that depends on another player only.
-        if turn.others and all(p.grad is None for p in turn.player.parameters):
-            raise TrainingError(explain_independence(turn.player.name))
-
-    def _guarded(self, parameters: Iterable[nn.Parameter], what: str) -> AbstractContextManager:
-        return untouched(parameters, what) if self.check_gradients else nullcontext()
+    # --- from gradients to new weights ---------------------------------------------------------
 
     def _apply(self, turn: Turn, batch: Any, outcome: Outcome) -> None:
-        """From gradients to new weights."""
+        turn.waiting += 1
+        if not any(technique.holds_back(turn) for technique in turn.techniques):
+            self._step(turn, batch, outcome)
+
+    def _step(self, turn: Turn, batch: Any, outcome: Outcome) -> None:
+        waiting, turn.waiting = turn.waiting, 0
         if turn.scaler is not None and all(p.grad is None for p in turn.player.parameters):
             return  # a scaler cannot step an optimizer without a gradient (RecBole's Pop)
         sampled = self.monitor_interval and turn.steps % self.monitor_interval == 0
         if turn.scaler is not None and not self.clip_before_unscale:
             turn.scaler.unscale_(turn.optimizer)
+        if waiting > 1:
+            for parameter in turn.parameters:
+                if parameter.grad is not None:
+                    parameter.grad.div_(waiting)
         if sampled:
-            outcome.gradient_norm = _norm(turn.player.parameters)
+            outcome.gradient_norm = total_norm(p.grad for p in turn.player.parameters)
         for technique in turn.techniques:
             technique.edit_gradients(turn)
-        measured = sampled and turn.player.maximises
+        measured = sampled and turn.player.maximises and batch is not None
         before = self._value(turn, batch) if measured else None
-        if turn.scaler is not None:
-            turn.scaler.step(turn.optimizer)
-            turn.scaler.update()
-        else:
-            turn.optimizer.step()
-        self._finish(turn)
+        if self._stepped(turn):
+            self._finish(turn, outcome)
         if measured:
             outcome.gain = before - self._value(turn, batch)
+
+    def _stepped(self, turn: Turn) -> bool:
+        """Step the optimizer; returns whether the scaler let it."""
+
+        def step() -> None:
+            if turn.scaler is not None:
+                turn.scaler.step(turn.optimizer)
+            else:
+                turn.optimizer.step()
+
+        for technique in reversed(turn.techniques):
+            step = technique.wrap_step(step, turn)
+        step()
+        if turn.scaler is None:
+            return True
+        scale = turn.scaler.get_scale()
+        turn.scaler.update()
+        return turn.scaler.get_scale() >= scale
 
     def _finish_move(self, turn: Turn, moved: Any) -> Outcome:
         """After a closed-form move: follow the pairs (tensor, gradient) uphill, if it gave any."""
@@ -212,39 +150,20 @@ class StepEngine:
             owned = [p for p in turn.player.parameters if p.requires_grad]
             torch.autograd.backward(tensors, [-g for g in gradients], inputs=owned)
             turn.optimizer.step()
-        self._finish(turn)
-        return Outcome()
+        outcome = Outcome()
+        self._finish(turn, outcome)
+        return outcome
 
-    def _finish(self, turn: Turn) -> None:
+    def _finish(self, turn: Turn, outcome: Outcome) -> None:
         turn.steps += 1
         if turn.player.project is not None:
             with torch.no_grad():
                 turn.player.project()
         for technique in turn.techniques:
-            technique.after_step(turn)
-
-    def _check_finite(self, turn: Turn, loss: Loss) -> None:
-        if turn.steps % self.check_every:
-            return
-        for number, part in enumerate(parts(loss), start=1):
-            if not math.isfinite(part.item()):
-                which = f"part {number} of the loss" if isinstance(loss, tuple) else "the loss"
-                raise TrainingError(
-                    f"{which} of player {turn.player.name!r} is {part.item()} at its step "
-                    f"{turn.steps}; lower the learning rate or set clip_grad_norm"
-                )
+            technique.after_step(turn, outcome)
 
     @torch.no_grad()
     def _value(self, turn: Turn, batch: Any) -> Tensor:
         """The player's loss where it stands, on fixed random numbers, leaving no trace."""
         with undisturbed(self.model), self.autocast():
             return total(turn.loss(batch)).float()
-
-
-def _norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    norms = [torch.linalg.vector_norm(_values(p.grad)) for p in parameters if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
-
-
-def _values(gradient: Tensor) -> Tensor:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient

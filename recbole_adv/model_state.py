@@ -1,0 +1,112 @@
+"""What a forward pass changes besides gradients, and how to take it back.
+
+A second forward pass on one batch (an attack, the gain of a player) must draw the same random numbers
+as the first and advance nothing twice: not the generators, not BatchNorm's statistics, not a counter
+like MultiVAE's annealing step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_CACHES = ("i_embedding",)  # DMF's
+_SMALL = 65536  # elements; a larger plain tensor is data (an adjacency, a history), not a counter
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global random generator, as data."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Take back :func:`random_state`."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    np.random.set_state(tuple(state["numpy"]))
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+
+
+@contextmanager
+def traceless(model: nn.Module) -> Iterator[None]:
+    """Forward passes inside leave buffers and counters of the model as they were.
+
+    Kept are small buffers (BatchNorm's statistics among them), and the numbers and small plain
+    tensors that the modules hold as attributes (MultiVAE's ``update``, DiffRec's ``Lt_history``).
+    Parameters, gradients and random generators are not.
+    """
+    buffers = [(b, b.clone()) for b in model.buffers() if b.numel() <= _SMALL and not b.is_sparse]
+    attributes = [(m.__dict__, _plain_state(m)) for m in model.modules() if _holds_state(m)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for target, kept in attributes:
+            target.update(kept)
+
+
+def _holds_state(module: nn.Module) -> bool:
+    """torch's own layers keep theirs in buffers; ``training`` is no state."""
+    return not type(module).__module__.startswith("torch.")
+
+
+def _plain_state(module: nn.Module) -> dict[str, Any]:
+    """The numbers and small tensors without a graph among a module's plain attributes."""
+    kept: dict[str, Any] = {}
+    for name, value in module.__dict__.items():
+        if name == "training" or name.startswith("_"):
+            continue
+        if isinstance(value, (bool, int, float)):
+            kept[name] = value
+        elif isinstance(value, Tensor) and value.layout == torch.strided:
+            if value.numel() <= _SMALL and not value.requires_grad:
+                kept[name] = value.clone()
+    return kept
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Forward passes inside draw the same random numbers each time and leave no trace."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with traceless(model), torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def replayed(model: nn.Module, state: dict[str, Any]) -> Iterator[None]:
+    """Forward passes inside draw random numbers from ``state`` on and leave no trace."""
+    outside = random_state()
+    set_random_state(state)
+    try:
+        with traceless(model):
+            yield
+    finally:
+        set_random_state(outside)
+
+
+def clear_caches(model: nn.Module) -> None:
+    """Forget the final embeddings that RecBole's graph models keep from one evaluation to the next.
+
+    LightGCN, NGCF, DGCF, SGL, NCL, SpectralCF, KGAT, KGIN and MCCLK rank from ``restore_user_e``
+    and its kin as long as these are not None, whatever the weights are by then.
+    """
+    for module in model.modules():
+        for name, value in module.__dict__.items():
+            if (name.startswith("restore_") or name in _CACHES) and value is not None:
+                module.__dict__[name] = None

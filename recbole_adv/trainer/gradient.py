@@ -1,0 +1,143 @@
+"""Fills gradients: the one place that calls ``backward()``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+
+from recbole_adv.errors import TrainingError
+from recbole_adv.game.player import frozen
+from recbole_adv.objective.parts import Loss, total
+from recbole_adv.technique.base import gradients_aside
+from recbole_adv.trainer.graph_guard import (
+    explain_independence,
+    explain_kept_graph,
+    explain_nonfinite,
+    sequence_number,
+    untouched,
+)
+from recbole_adv.trainer.turn import Turn, in_stream
+
+Joint = Callable[[Any], Mapping[str, Loss]]
+"""Takes a batch, returns the losses of all players by name, of one forward pass."""
+
+
+class Gradients:
+    """Fills ``.grad`` of a player's parameters, and of nobody else's, from its loss on a batch.
+
+    Args:
+        autocast: makes the context of the forward passes.
+        check_every: a loss is checked for nan and inf in every ``check_every``-th step; 1 costs a
+            synchronisation of the device for each batch.
+        check_gradients: assert that only a backward fills gradients, and only its player's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        autocast: Callable[[], Any] = nullcontext,
+        check_every: int = 1,
+        check_gradients: bool = False,
+    ):
+        self.model = model
+        self.autocast = autocast
+        self.check_every = check_every
+        self.check_gradients = check_gradients
+
+    def of(self, turn: Turn, batch: Any) -> Loss:
+        """Fill the gradients of the player's loss on a batch."""
+        loss_of = turn.loss
+        for technique in reversed(turn.techniques):
+            loss_of = technique.wrap_loss(loss_of, turn)
+        turn.forward = self._forward(turn, loss_of)
+
+        def backward(batch: Any, weight: float = 1.0) -> Loss:
+            begun = sequence_number()
+            loss = turn.forward(batch)
+            self._check_finite(turn, loss)
+            scalar = total(loss)
+            self._backward(turn, scalar if weight == 1.0 else weight * scalar, begun)
+            return loss
+
+        for technique in reversed(turn.techniques):
+            backward = technique.wrap_backward(backward, turn)
+        try:
+            with self._fresh_gradients(turn), frozen(turn.others) if turn.others else nullcontext():
+                return backward(batch)
+        finally:
+            turn.forward = None
+
+    def of_joint(self, turn: Turn, joint: Joint, batch: Any) -> Loss:
+        """The same for the player's part of a joint loss, by a forward pass of its own."""
+        own = turn.loss
+        turn.loss = lambda batch: joint(batch)[turn.player.name]
+        try:
+            with in_stream(turn):
+                return self.of(turn, batch)
+        finally:
+            turn.loss = own
+
+    def together(self, turns: Sequence[Turn], joint: Joint, batch: Any) -> Mapping[str, Loss]:
+        """Fill the gradients of several players from one forward pass, each only into its own."""
+        for turn in turns:
+            if not turn.waiting:
+                turn.optimizer.zero_grad(set_to_none=True)
+        begun = sequence_number()
+        with self._guarded(self.model.parameters(), "calculate_joint"), self.autocast():
+            losses = joint(batch)
+        for turn in turns:
+            loss = losses[turn.player.name]
+            self._check_finite(turn, loss)
+            self._backward(turn, total(loss), begun, retain_graph=turn is not turns[-1])
+        return losses
+
+    def _forward(self, turn: Turn, loss_of) -> Callable[[Any], Loss]:
+        what = f"the loss of {turn.player.name!r}"
+
+        def forward(batch: Any) -> Loss:
+            with self._guarded(self.model.parameters(), what), self.autocast():
+                return loss_of(batch)
+
+        return forward
+
+    def _fresh_gradients(self, turn: Turn) -> AbstractContextManager:
+        """Techniques see the gradient of this batch alone, also where others wait."""
+        if turn.waiting:
+            return gradients_aside(turn.parameters)
+        turn.optimizer.zero_grad(set_to_none=True)
+        return nullcontext()
+
+    def _backward(self, turn: Turn, loss: Tensor, begun: int, retain_graph: bool = False) -> None:
+        """Fill the player's gradients; ``begun`` is autograd's number where the forward began."""
+        if turn.scaler is not None:
+            loss = turn.scaler.scale(loss)
+        # Restricting backward to the owner's parameters costs a walk of the graph, which one
+        # player who owns all of them does not need.
+        inputs = [p for p in turn.player.parameters if p.requires_grad] if turn.others else None
+        try:
+            with self._guarded(turn.others, f"the backward of {turn.player.name!r}"):
+                loss.backward(inputs=inputs, retain_graph=retain_graph)
+        except RuntimeError as error:
+            if "backward through the graph a second time" in str(error):
+                raise TrainingError(explain_kept_graph(self.model, loss, begun)) from error
+            if "does not require grad" in str(error):
+                raise TrainingError(explain_independence(turn.player.name)) from error
+            raise
+        # On a shared graph torch is silent about a loss that depends on another player only.
+        if turn.others and all(p.grad is None for p in turn.player.parameters):
+            raise TrainingError(explain_independence(turn.player.name))
+
+    def _guarded(self, parameters: Iterable[nn.Parameter], what: str) -> AbstractContextManager:
+        return untouched(parameters, what) if self.check_gradients else nullcontext()
+
+    def _check_finite(self, turn: Turn, loss: Loss) -> None:
+        if turn.steps % self.check_every:
+            return
+        if any(technique.tolerates_nonfinite for technique in turn.techniques):
+            return
+        sentence = explain_nonfinite(loss, turn.player.name, turn.steps)
+        if sentence:
+            raise TrainingError(sentence)

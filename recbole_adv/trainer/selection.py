@@ -1,0 +1,60 @@
+"""Which epoch's model is kept, when training stops, and how a model is scored."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from time import time
+
+import torch
+
+
+class SelectionMixin:
+    """Validation, early stopping and evaluation of a trainer."""
+
+    def _validate(self, valid_data, epoch, verbose, saved, show_progress, callback_fn) -> bool:
+        """Validate, keep the model if it is the best so far; returns whether to stop."""
+        start = time()
+        with self._evaluation_weights():
+            score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+        for technique in self.techniques.all():
+            technique.after_validation(epoch, score)
+        start_epoch = self.config["selection_start_epoch"]
+        # A best model from before the penalty or the adversary set in only stands in for one.
+        stand_in = self.best_epoch is not None and self.best_epoch < start_epoch <= epoch
+        improved = stand_in or self._improves(score)
+        if improved:
+            self.best_valid_score, self.cur_step = score, 0
+            self.best_valid_result, self.best_epoch = result, epoch
+        else:
+            self.cur_step += epoch >= start_epoch
+        self.report.validated(epoch, time() - start, score, result, verbose)
+        if improved and saved:
+            self._save_checkpoint(epoch, verbose=verbose)
+        if callback_fn:
+            callback_fn(epoch, score)
+        stop = self.cur_step > self.stopping_step
+        if stop and verbose:
+            self.logger.info("Finished training, best eval result in epoch %s", self.best_epoch)
+        return stop
+
+    def _improves(self, score: float) -> bool:
+        """RecBole takes an equal score for better, so that a collapsed model never stops."""
+        if score == self.best_valid_score:
+            return bool(self.config["tie_is_improvement"])
+        if self.valid_metric_bigger:
+            return score > self.best_valid_score
+        return score < self.best_valid_score
+
+    @torch.no_grad()
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """RecBole's ``evaluate``: metrics by name, as Python numbers."""
+        if not eval_data:
+            return None
+        if load_best_model:
+            self._load_weights(model_file or self.saved_model_file)
+            self._weights_loaded = True
+        # A checkpoint holds the weights that were validated.
+        weights = nullcontext() if self._weights_loaded else self._evaluation_weights()
+        with weights:
+            result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        return {name: float(value) for name, value in result.items()}
