@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def class_at(path: str, what: str = "model") -> type:
         known = f"; it has {', '.join(classes) or 'none'}"
         raise ConfigError(f"{location} has no class {name!r}{suggest(name, classes) or known}")
     return found
+
+
+def path_of(cls: type) -> str:
+    """What :func:`class_at` finds the class by, in another process too."""
+    try:
+        return f"{Path(inspect.getfile(cls)).resolve()}:{cls.__name__}"
+    except (OSError, TypeError):  # defined in a console or a notebook
+        return f"{cls.__module__}:{cls.__name__}"
 
 
 def _import_file(file: Path, what: str):

@@ -18,6 +18,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole.utils import ModelType
 
 from recbole_adv import discovery
+from recbole_adv.class_path import path_of
 from recbole_adv.config_check import check_config
 from recbole_adv.errors import ConfigError, RecBoleAdvError
 from recbole_adv.options import overall_options, properties_dir
@@ -204,6 +205,9 @@ class Config(RecBoleConfig):
             final["train_neg_sample_args"] = None
             self.source_of["train_neg_sample_args"] = "derived from loss_type: CE"
         check_config(self)
+        for key in [key for key in final if key.endswith("techniques") and final[key]]:
+            # A checkpoint and config.yaml hold no classes.
+            final[key] = [path_of(x) if isinstance(x, type) else x for x in final[key]]
         # The log lists the keys of the techniques that are used, not of all there are.
         self.parameters["Adversarial"] += used_options(final)
         super()._set_default_parameters()

@@ -14,7 +14,7 @@ import pkgutil
 from functools import cache
 from pathlib import Path
 
-from recbole_adv.class_path import class_at
+from recbole_adv.class_path import class_at, path_of
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.options import properties_dir
 
@@ -126,10 +126,7 @@ def model_source(model_class: type) -> str:
     """Where another process finds the class: its name if that is enough, else ``file.py:Class``."""
     if model_class.__module__.split(".")[0] in ("recbole", "recbole_adv"):
         return model_class.__name__
-    try:
-        return f"{Path(inspect.getfile(model_class)).resolve()}:{model_class.__name__}"
-    except (OSError, TypeError):  # defined in a console or a notebook
-        return f"{model_class.__module__}:{model_class.__name__}"
+    return path_of(model_class)
 
 
 def model_property_files(model_class: type) -> list[Path]:

@@ -171,7 +171,7 @@ def test_every_model_has_a_property_file_and_every_file_a_model():
 
 def is_read(key, words):
     """Whether the code names the key, or the player and the setting that it is put together of."""
-    settings = {*PLAYER_KEYS, *Turns.__dataclass_fields__}
+    settings = {*PLAYER_KEYS, *Turns.__dataclass_fields__, "techniques"}
     heads = {key.removesuffix(f"_{setting}") for setting in settings} - {key}
     argument = key.removeprefix("learner_") != key  # of a torch optimizer, see below
     return key in words or argument or bool(heads & words)

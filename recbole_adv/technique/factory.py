@@ -107,7 +107,7 @@ def check_techniques(config: Mapping[str, Any], players: Sequence[str] = ("min",
 def technique_keys(config: Mapping[str, Any]) -> set[str]:
     """Every key that a technique of ours, or one of the user's in ``techniques``, may have."""
     keys = set(technique_options())
-    for wanted in [*(config.get("techniques") or ()), *(config.get("max_techniques") or ())]:
+    for wanted in _named(config):
         name, cls = find_technique(wanted)
         keys |= {f"{name}_{argument}" for argument in inspect.signature(cls).parameters}
     return keys
@@ -115,8 +115,7 @@ def technique_keys(config: Mapping[str, Any]) -> set[str]:
 
 def used_options(config: Mapping[str, Any]) -> list[str]:
     """The keys of the techniques that some player has."""
-    lists = [config[key] for key in config if key.endswith("techniques")]
-    used = {find_technique(wanted)[0] for named in lists for wanted in named or ()}
+    used = {find_technique(wanted)[0] for wanted in _named(config)}
     files = [properties_dir() / "technique" / f"{name}.yaml" for name in sorted(used)]
     return [key for file in files if file.is_file() for key in read_options(file)]
 
@@ -125,3 +124,9 @@ def unused_keys(config: Mapping[str, Any], given: Sequence[str]) -> list[str]:
     """Those of the keys ``given`` that belong to a technique which nobody has."""
     used = used_options(config)
     return [key for key in given if key in technique_options() and key not in used]
+
+
+def _named(config: Mapping[str, Any]) -> list[str | type]:
+    """The techniques of all players; what is no list is found out by the check of its key."""
+    lists = [value for key, value in config.items() if key.endswith("techniques")]
+    return [wanted for named in lists if isinstance(named, (list, tuple)) for wanted in named]
