@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from recbole_adv import discovery
+from recbole_adv.data.shift_plan import check_shift
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.game.optimizer import PLAYER_KEYS, check_learner
 from recbole_adv.game.schedule import KEYS as SCHEDULE_KEYS
@@ -29,7 +30,7 @@ from recbole_adv.recbole_values import check_recbole_values
 from recbole_adv.technique.factory import check_techniques, technique_keys, unused_keys
 
 # Keys that begin so are ours, or are read by the model's own source.
-_OURS = ("max_", "min_", "learner_", "penalty_", "environment_", "technique")
+_OURS = ("max_", "min_", "learner_", "penalty_", "environment_", "technique", "shift_")
 
 
 def check_config(config) -> None:
@@ -40,6 +41,7 @@ def check_config(config) -> None:
         if key in final:
             option.check(final[key])
     check_recbole_values(config)
+    check_shift(final)
     for player in ("min", "max"):
         check_learner(final, player)
     check_techniques(final)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import pandas
-from recbole.data import create_dataset, data_preparation
-from recbole.utils import EvaluatorType, init_seed, set_color
+from recbole.utils import set_color
 
-from recbole_adv import checkpoint
+from recbole_adv import checkpoint, ray_session
 from recbole_adv.config import Config
 from recbole_adv.data.check import check_dataset
 from recbole_adv.discovery import find_model
-from recbole_adv.errors import CheckpointError, ConfigError, DataError, RecBoleAdvError
-from recbole_adv.run_directory import RunDirectory
-from recbole_adv.trainer import trainer_class
+from recbole_adv.errors import CheckpointError, ConfigError
+from recbole_adv.prepared_run import data_and_model as _data_and_model
+from recbole_adv.prepared_run import prepared_run
 
 
 def run_recbole_adv(
@@ -46,7 +43,8 @@ def run_recbole_adv(
 
     Returns:
         RecBole's keys ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
-        ``test_result`` (Python numbers), and ``run_dir``.
+        ``test_result`` (Python numbers), and ``run_dir``; ``other_results`` by part, where a split
+        has further parts.
 
     Raises:
         RecBoleAdvError: one sentence on what is wrong.
@@ -58,119 +56,32 @@ def run_recbole_adv(
         named = {key: v for key, v in (("model", model), ("dataset", dataset)) if v is not None}
         settings = {**(config_dict or {}), **named}
         config = _resumed_config(resume, config_file_list, settings, command_line)
-    run = RunDirectory(config, resumed=resume is not None)
     check_dataset(config)
-    with run.created(), run.logging():
-        logger = getLogger()
-        logger.info(" ".join(sys.argv))
-        logger.info(config)
-        _, train_data, valid_data, test_data, net = _data_and_model(config)
-        logger.info(net)
-        trainer = trainer_class(config.model_class)(config, net)
-        if resume is not None:
-            trainer.resume_checkpoint(resume)
-        run.write_config()
-        with _fields_in_words(config, train_data):
-            best_valid_score, best_valid_result = trainer.fit(
-                train_data, valid_data, saved=saved, show_progress=config["show_progress"]
-            )
-        test_result = trainer.evaluate(
-            test_data, load_best_model=saved, show_progress=config["show_progress"]
+    with prepared_run(config, resume) as run:
+        logger, trainer, progress = getLogger(), run.trainer, config["show_progress"]
+        best_valid_score, best_valid_result = trainer.fit(
+            run.train_data, run.valid_data, saved=saved, show_progress=progress
         )
+        test_result = trainer.evaluate(run.test_data, load_best_model=saved, show_progress=progress)
         logger.info(set_color("best valid ", "yellow") + f": {best_valid_result}")
         logger.info(set_color("test result", "yellow") + f": {test_result}")
-        logger.info(set_color("run directory", "yellow") + f": {run.path}")
+        others = {
+            name: trainer.evaluate(data, load_best_model=False, show_progress=False)
+            for name, data in run.data.others.items()
+        }
+        for name, other_result in others.items():
+            logger.info(set_color(f"result on {name}", "yellow") + f": {other_result}")
+        logger.info(set_color("run directory", "yellow") + f": {run.directory.path}")
+        named = {"model": config["model"], "dataset": config["dataset"]}
         result = {
             "best_valid_score": float(best_valid_score),
             "valid_score_bigger": config["valid_metric_bigger"],
             "best_valid_result": best_valid_result,
             "test_result": test_result,
+            **({"other_results": others} if others else {}),
         }
-        run.write_result({"model": config["model"], "dataset": config["dataset"], **result})
-    return {**result, "run_dir": str(run.path)}
-
-
-def _data_and_model(config):
-    """The dataset, three loaders and the model, on the configuration's seed, as in RecBole."""
-    init_seed(config["seed"], config["reproducibility"])
-    dataset = load_dataset(config)
-    train_data, valid_data, test_data = _in_words(config, lambda: data_preparation(config, dataset))
-    _check_topk(config, dataset.item_num - 1)
-    if len(train_data._dataset.inter_feat) == 0:
-        raise DataError(
-            f"no interaction of {config['dataset']!r} is left to train on after filtering"
-        )
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    net = config.model_class(config, train_data._dataset).to(config["device"])
-    return dataset, train_data, valid_data, test_data, net
-
-
-def load_dataset(config):
-    """RecBole's dataset; of the kind that the backbone wants, for a model over one."""
-    name = config["model"]
-    backbone = getattr(config.model_class, "backbone_class", None)
-    config["model"] = backbone.__name__ if backbone else name
-    try:
-        dataset = _in_words(config, lambda: create_dataset(config))
-    finally:
-        config["model"] = name
-    getLogger().info(dataset)
-    return dataset
-
-
-def _check_topk(config, n_items: int) -> None:
-    """RecBole ranks all items at once, which must then be as many as the longest list."""
-    if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"] or [0]) > n_items:
-        raise ConfigError(
-            f"topk must be at most the number of items of {config['dataset']!r}, {n_items}, got "
-            f"{config['topk']}; write topk: [{n_items}] or less, and a valid_metric that fits"
-        )
-
-
-def _in_words(config, work):
-    """RecBole's complaints about data as a :class:`DataError`."""
-    try:
-        return work()
-    except RecBoleAdvError:
-        raise
-    except (
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        ZeroDivisionError,
-    ) as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"the dataset {config['dataset']!r} in {config['data_path']} cannot be prepared: "
-            f"{detail}"
-        ) from error
-    except pandas.errors.ParserError as error:
-        raise DataError(f"a file of {config['dataset']!r} cannot be read: {error}") from error
-
-
-@contextmanager
-def _fields_in_words(config, train_data) -> Iterator[None]:
-    """A field that the model reads and that no batch holds, as a :class:`ConfigError`."""
-    try:
-        yield
-    except KeyError as error:
-        trace = error.__traceback__
-        while trace.tb_next is not None:
-            trace = trace.tb_next
-        if not trace.tb_frame.f_code.co_filename.endswith("interaction.py"):
-            raise
-        field, columns = str(error.args[0]), train_data._dataset.inter_feat.columns
-        sampling = "train_neg_sample_args: {'distribution': 'uniform', 'sample_num': 1}"
-        hint = f"add {field} to load_col"
-        if field.startswith(config["NEG_PREFIX"]):
-            hint = f"write {sampling}"
-        elif field == config["LABEL_FIELD"]:
-            hint = f"write {sampling}, or threshold: {{'rating': 4}} to make it from ratings"
-        raise ConfigError(
-            f"{config['model']} needs the field {field!r}, got rows of {', '.join(columns)}; {hint}"
-        ) from error
+        run.directory.write_result({**named, **result})
+    return {**result, "run_dir": str(run.directory.path)}
 
 
 def _checkpoint_in(path: str) -> str:
@@ -228,18 +139,42 @@ def load_data_and_model(model_file: str):
     return config, model, dataset, train_data, valid_data, test_data
 
 
-def objective_function(config_dict=None, config_file_list=None, saved=True):
-    """The objective of RecBole's ``HyperTuning``: RecBole's keys, with ``model``.
+def objective_function(config_dict=None, config_file_list=None, saved=True, checkpoints=False):
+    """The objective of RecBole's ``HyperTuning`` and of Ray Tune, in the place of RecBole's own.
+
+    For ``HyperTuning`` it returns RecBole's keys, with ``model``. In a trial of Ray Tune it returns
+    nothing; after each validation it reports ``epoch`` (how many are trained), ``valid_score`` and
+    every metric by its name, on the validation data (RecBole's reports those of the test data, once,
+    at the end). With ``checkpoints`` each report holds the state of training, from which the trial
+    goes on when Ray starts it again, as population based training does.
 
     Importing it registers our models, in workers that are spawned or belong to Ray too.
     """
+    settings = {"show_progress": False, "state": "error", **(config_dict or {})}
+    if ray_session.in_trial():
+        config = Config(config_file_list=config_file_list, config_dict=settings, command_line=())
+        return _report_to_ray(config, saved, checkpoints)
     result = run_recbole_adv(
-        config_file_list=config_file_list,
-        config_dict={"show_progress": False, "state": "error", **(config_dict or {})},
-        saved=saved,
-        command_line=None,
+        config_file_list=config_file_list, config_dict=settings, saved=saved, command_line=None
     )
     name = (config_dict or {}).get("model")
     if name is None:
         name = Config(config_file_list=config_file_list, config_dict=config_dict).model
     return {"model": name, **result}
+
+
+def _report_to_ray(config: Config, saved: bool, checkpoints: bool) -> None:
+    config["data_path"] = ray_session.driver_path(config["data_path"])
+    check_dataset(config)
+    with ray_session.checkpoint_to_resume() as resume:
+        with prepared_run(config, resume, new_rates=resume is not None) as run:
+            trainer = run.trainer
+
+            def report(epoch: int, score: float) -> None:
+                metrics = {"epoch": epoch + 1, "valid_score": score, **trainer.valid_result}
+                with (
+                    ray_session.state_of(trainer, epoch) if checkpoints else nullcontext()
+                ) as state:
+                    ray_session.report(metrics, state)
+
+            trainer.fit(run.train_data, run.valid_data, saved=saved, callback_fn=report)

@@ -75,7 +75,7 @@ class RunDirectory:
 
     def _written_early(self) -> set[Path]:
         """What a run writes before it trains."""
-        names = ("run.log", "config.yaml", "*.tmp", "tensorboard", "tensorboard/**/*")
+        names = ("run.log", "config.yaml", "split.*", "*.tmp", "tensorboard", "tensorboard/**/*")
         return {file for name in names for file in self.path.glob(name)}
 
     def _trained(self) -> list[tuple]:

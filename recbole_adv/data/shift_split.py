@@ -8,7 +8,6 @@ chunk k is to have ``n_max gamma^(-(k-1)/(K-1))`` test interactions, k = 1 the m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,16 +114,16 @@ def exposure(chunk: np.ndarray, gamma: float) -> np.ndarray:
 def level(weight: np.ndarray, limit: np.ndarray, total: float) -> float:
     """The n with sum_i min(n weight_i, limit_i) = total.
 
-    weight, limit: [I], not negative; total: below the sum of the limits of positive weight.
+    weight, limit: [I], not negative; total: at most the sum of the limits of positive weight.
     """
     used = weight > 0
     weight, limit = weight[used], limit[used]
     order = np.argsort(limit / weight)
     weight, limit = weight[order], limit[order]
-    full = np.concatenate([[0.0], np.cumsum(limit)])  # of the first j items, which are at their limit
+    full = np.concatenate([[0.0], np.cumsum(limit)])  # of the first j items, at their limit
     rest = np.concatenate([np.cumsum(weight[::-1])[::-1], [0.0]])
     reached = full[:-1] + rest[:-1] * limit / weight  # the sum where item j comes to its limit
-    j = int(np.searchsorted(reached, total))
+    j = min(int(np.searchsorted(reached, total)), len(limit) - 1)
     return float((total - full[j]) / rest[j])
 
 
@@ -243,9 +242,3 @@ def _units(rows: Rows, pool: np.ndarray) -> tuple[Units, np.ndarray]:
     _, first, unit_of = np.unique(key, return_index=True, return_inverse=True)
     every = len(first) * len(rows.user) / max(len(pool), 1)
     return Units(user[first], item[first], False, round(every)), unit_of
-
-
-def names_of(draws: list[Draw]) -> Iterator[str]:
-    """The names of the parts in the order of their codes."""
-    yield "train"
-    yield from (draw.name for draw in draws)

@@ -84,7 +84,7 @@ class Gradients:
         """Fill the gradients of several players from one forward pass, each only into its own."""
         for turn in turns:
             if not turn.waiting:
-                turn.optimizer.zero_grad(set_to_none=True)
+                _forget_gradients(turn)
         begun = sequence_number()
         with self._guarded(self.model.parameters(), "calculate_joint"), self.autocast():
             losses = joint(batch)
@@ -106,8 +106,8 @@ class Gradients:
     def _fresh_gradients(self, turn: Turn) -> AbstractContextManager:
         """Techniques see the gradient of this batch alone, also where others wait."""
         if turn.waiting:
-            return gradients_aside(turn.parameters)
-        turn.optimizer.zero_grad(set_to_none=True)
+            return gradients_aside(turn.player.parameters)
+        _forget_gradients(turn)
         return nullcontext()
 
     def _backward(self, turn: Turn, loss: Tensor, begun: int, retain_graph: bool = False) -> None:
@@ -141,3 +141,10 @@ class Gradients:
         sentence = explain_nonfinite(loss, turn.player.name, turn.steps)
         if sentence:
             raise TrainingError(sentence)
+
+
+def _forget_gradients(turn: Turn) -> None:
+    """Of all that the player owns: RecVAETrainer's optimizer moves one half of it at a time, and the
+    other half's gradients would pile up, and count in a clipped norm."""
+    for parameter in turn.player.parameters:
+        parameter.grad = None

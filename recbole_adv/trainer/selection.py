@@ -16,6 +16,7 @@ class SelectionMixin:
         start = time()
         with self._evaluation_weights():
             score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+        self.valid_result = result
         for technique in self.techniques.all():
             technique.after_validation(epoch, score)
         start_epoch = self.config["selection_start_epoch"]

@@ -12,12 +12,13 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROWS = [
     {"errors", "compat", "compat_quick_start", "checkpoint", "plain_data", "legacy_checkpoint"}
     | {"restricted_pickle", "import_hook", "options", "objective"}
-    | {"model_state", "class_path"},
+    | {"model_state", "class_path", "ray_session"},
     {"game", "environment", "data"},
     {"technique", "model"},
     {"trainer", "discovery", "config", "config_check", "recbole_values", "run_directory"}
-    | {"registration"},
+    | {"registration", "prepared_run"},
     {"quick_start"},
+    {"sweep"},
     {"cli", "command", "__main__", "__init__"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}

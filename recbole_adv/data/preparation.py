@@ -1,0 +1,240 @@
+"""RecBole's ``data_preparation`` with our splits, the leak check and further evaluation parts."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data import data_preparation
+from recbole.data.dataset import SequentialDataset
+from recbole.data.utils import create_samplers, get_dataloader
+
+from recbole_adv.data import leak_check
+from recbole_adv.data.shift_plan import Plan, plan_of, users_in_group
+from recbole_adv.data.shift_split import Rows, split_rows
+from recbole_adv.data.split_file import Split, fingerprint, load_split, part_named, save_split
+from recbole_adv.data.split_report import as_table, describe, statistics
+from recbole_adv.errors import DataError
+
+SPLIT_FILES = ("split.json", "split.npz")
+"""What :meth:`Prepared.write` writes."""
+
+
+@dataclass
+class Prepared:
+    """The data of a run, split.
+
+    train, valid, test: RecBole's loaders; others: loaders of the parts that are only reported, by
+    name; parts: the datasets of all parts by name, train first; record: statistics, plain data;
+    split: which row is in which part, None where RecBole split.
+    """
+
+    parts: dict[str, Any] = field(default_factory=dict)
+    valid_name: str = "valid"
+    test_name: str = "test"
+    loaders: tuple = ()
+    others: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    split: Split | None = None
+
+    def write(self, folder: Path) -> None:
+        """``split.json``, and ``split.npz``, which ``shift_file`` reads."""
+        aside = folder / "split.json.tmp"
+        aside.write_text(json.dumps(self.record, indent=2) + "\n", encoding="utf-8")
+        os.replace(aside, folder / "split.json")
+        if self.split is not None:
+            save_split(folder / "split.npz", self.split)
+
+
+def prepare_data(config, dataset) -> Prepared:
+    """Split a dataset, check the parts for leaks, and build RecBole's loaders of all parts.
+
+    Without ``shift_*`` keys the loaders are those of RecBole's ``data_preparation``, bit for bit.
+    """
+    prepared = Prepared()
+    leaked: dict[str, np.ndarray] = {}
+
+    before = vars(dataset).get("build")
+
+    def restore() -> None:
+        vars(dataset).pop("build", None)
+        if before is not None:
+            dataset.build = before
+
+    def build():
+        restore()  # the parts are copies of the dataset and must not hold this function
+        _split(config, dataset, prepared)
+        leaked.update(_check(config, prepared))
+        return [prepared.parts[n] for n in ("train", prepared.valid_name, prepared.test_name)]
+
+    dataset.build = build
+    try:
+        prepared.loaders = data_preparation(config, dataset)
+    finally:
+        restore()
+    if not prepared.parts:  # RecBole found saved loaders
+        built = (loader._dataset for loader in prepared.loaders)
+        prepared.parts = dict(zip(("train", "valid", "test"), built))
+        leaked.update(_check(config, prepared))
+    _load_others(config, dataset, prepared)
+    if config["mask_leaks"]:
+        _mask(config, prepared, leaked)
+    dataset.prepared = prepared
+    return prepared
+
+
+def _split(config, dataset, prepared: Prepared) -> None:
+    plan = plan_of(config)
+    if plan is None and config["shift_file"] is None:
+        names = list(config["benchmark_filename"] or ())[3:]
+        parts = dataset.build()
+        prepared.parts = dict(zip(("train", "valid", "test", *names), parts))
+        return
+    dataset._change_feat_format()  # a sequential dataset makes its sequences here
+    rows = _rows(dataset)
+    notes: dict[str, dict[str, float]] = {}
+    if config["shift_file"] is not None:
+        settings = plan.settings if plan else None
+        split = load_split(config["shift_file"], settings, rows.user, rows.item)
+        text = f"split by shift_file {config['shift_file']}: {split.settings}"
+    else:
+        assert plan is not None
+        split, notes = _draw(config, dataset, rows, plan)
+        text = describe(plan, notes)
+    getLogger().info(text)
+    dataset._drop_unused_col()
+    for code, name in enumerate(split.names):
+        index = torch.from_numpy(np.flatnonzero(split.part == code))
+        prepared.parts[name] = leak_check.take_rows(dataset, index)
+    prepared.split = split
+    prepared.valid_name = f"valid_{config['shift_valid'][0]}"
+    prepared.test_name = f"test_{config['shift_test'][0]}"
+    for key in ("valid", "test"):
+        for which in config[f"shift_{key}"]:
+            part_named(split, f"{key}_{which}")
+    prepared.record |= {"settings": split.settings, "draws": notes}
+
+
+def _rows(dataset) -> Rows:
+    rows, sequential = dataset.inter_feat, isinstance(dataset, SequentialDataset)
+    time = None
+    if dataset.time_field is not None and dataset.time_field in rows:
+        time = rows[dataset.time_field].numpy().reshape(len(rows), -1)[:, 0]
+    user, item = rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()
+    return Rows(user, item, time, sequential)
+
+
+def _draw(config, dataset, rows: Rows, plan: Plan) -> tuple[Split, dict[str, dict[str, float]]]:
+    group = None
+    if any(draw.kind == "users" for draw in plan.draws):
+        group = users_in_group(dataset, rows.user, config["shift_column"], config["shift_values"])
+    if any(draw.kind == "time" for draw in plan.draws) and rows.time is None:
+        raise DataError(
+            f"shift_split: time needs the timestamps of the interactions, got no column "
+            f"{dataset.time_field!r}; add it to load_col"
+        )
+    part, notes = split_rows(rows, plan.draws, group, plan.seed)
+    return Split(part, plan.names, plan.settings, fingerprint(rows.user, rows.item)), notes
+
+
+def _check(config, prepared: Prepared) -> dict[str, np.ndarray]:
+    """Count, say and, where asked, drop what leaks.
+
+    Returns the pairs of each part that leak and stay.
+    """
+    leaked, counts = leak_check.find_leaks(prepared.parts)
+    sequential = isinstance(prepared.parts["train"], SequentialDataset)
+    n_dropped = 0
+    if config["drop_leaks"]:
+        prepared.parts = leak_check.drop_rows(prepared.parts, leaked)
+        n_dropped = sum(int(mask.sum()) for mask in leaked.values())
+    parts, logger = prepared.parts, getLogger()
+    of_part = statistics(parts)
+    logger.info("the parts of the data\n%s", as_table(of_part))
+    _say(logger, config, counts, sequential, n_dropped)
+    prepared.record |= {
+        "parts": of_part,
+        "leaks": counts,
+        "dropped": n_dropped,
+        "masked": bool(config["mask_leaks"]),
+        "later_training_rows": _say_later(logger, config, prepared, sequential),
+    }
+    if config["drop_leaks"]:
+        return {}
+    return {name: leak_check.pairs_of(parts[name])[mask] for name, mask in leaked.items()}
+
+
+def _say_later(logger, config, prepared: Prepared, sequential: bool) -> dict[str, dict[str, int]]:
+    """Training rows later than evaluated ones, where the order of time is part of the protocol."""
+    if prepared.split is not None:
+        by_time = sequential or prepared.split.settings["shift_split"] == "time"
+    else:
+        by_time = config["benchmark_filename"] or config["eval_args"].get("order") == "TO"
+    later = {}
+    for name, part in prepared.parts.items():
+        counted = leak_check.later_rows(prepared.parts["train"], part) if by_time else None
+        if name == "train" or counted is None:
+            continue
+        later[name] = counted
+        if counted["rows"]:
+            logger.info(
+                "time: %d of %d training rows are later than the earliest row of %s, %d later than "
+                "the earliest of their own user",
+                *(counted["rows"], len(prepared.parts["train"]), name, counted["of_own_user"]),
+            )
+    return later
+
+
+def _say(logger, config, counts: list[dict], sequential: bool, n_dropped: int) -> None:
+    """The leaks in one sentence: a warning, if nothing is done against them and they are one."""
+    found = [
+        f"{c['rows']} of {c['of']} rows of {c['part']} ({100 * c['rows'] / c['of']:.1f} %) are "
+        f"user-item pairs of {c['in']}"
+        for c in counts
+        if c["rows"]
+    ]
+    if not found:
+        logger.info("leak check: no user-item pair is in two parts")
+    elif n_dropped:
+        logger.info("leak check: %s; drop_leaks removed %d rows", "; ".join(found), n_dropped)
+    elif config["mask_leaks"]:
+        logger.info("leak check: %s; mask_leaks masks them in the ranking", "; ".join(found))
+    elif sequential:
+        logger.info(
+            "repeated interactions: %s; a sequence may repeat an item (drop_leaks: True leaves them "
+            "out of the evaluation)",
+            "; ".join(found),
+        )
+    else:
+        logger.warning(
+            "leak: %s; they are targets that a look-up of the earlier part finds; mask_leaks: True "
+            "masks them in the ranking, drop_leaks: True removes them",
+            "; ".join(found),
+        )
+
+
+def _load_others(config, dataset, prepared: Prepared) -> None:
+    """Loaders of the parts that are only reported; each is masked as the part it stands beside."""
+    train, valid = (prepared.parts[n] for n in ("train", prepared.valid_name))
+    for name, part in prepared.parts.items():
+        if name in ("train", prepared.valid_name, prepared.test_name) or not len(part):
+            continue
+        phase = "valid" if name.startswith("valid") else "test"
+        built = [train, part, part] if phase == "valid" else [train, valid, part]
+        _, *samplers = create_samplers(config, dataset, built)
+        sampler = samplers[0 if phase == "valid" else 1]
+        prepared.others[name] = get_dataloader(config, phase)(config, part, sampler, shuffle=False)
+
+
+def _mask(config, prepared: Prepared, leaked: dict[str, np.ndarray]) -> None:
+    _, valid, test = prepared.loaders
+    loaders = {prepared.valid_name: valid, prepared.test_name: test, **prepared.others}
+    for name, pairs in leaked.items():
+        if len(pairs):
+            leak_check.mask_pairs(loaders[name], pairs, config["topk"])

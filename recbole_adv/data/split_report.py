@@ -1,0 +1,101 @@
+"""How the parts of a split differ: sizes, coverage, popularity; for the log and for ``split.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def popularity_kl(count: np.ndarray, reference: np.ndarray) -> float:
+    """KL(p || q) in nats of item popularities: p = count / n, q = (reference + 1) / (m + I).
+
+    The one added to each reference count makes it finite for an item that training never shows.
+    A sample of n rows from q itself is expected to have about (I - 1) / 2n.
+
+    count, reference: [I] interactions of each item.
+    """
+    p = count[count > 0] / count.sum()
+    q = ((reference + 1) / (reference.sum() + len(reference)))[count > 0]
+    return float((p * np.log(p / q)).sum())
+
+
+def statistics(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Of each part that has rows: rows, users, items, coverage (the share of all items), KL of its
+    item popularity to that of training and to uniform, and rows whose user or item training lacks.
+
+    parts: RecBole's datasets by name, ``train`` among them.
+    """
+    train = parts["train"]
+    n_users, n_items = train.user_num, train.item_num - 1
+    count = {name: _counts(part) for name, part in parts.items() if len(part)}
+    if "train" not in count:
+        return {}
+    trained_user, trained_item = count["train"]
+    uniform = np.zeros(n_items)
+    result = {}
+    for name, (of_user, of_item) in count.items():
+        user, item = (parts[name].inter_feat[f].numpy() for f in (train.uid_field, train.iid_field))
+        result[name] = {
+            "rows": len(user),
+            "users": int((of_user > 0).sum()),
+            "of_users": n_users - 1,
+            "items": int((of_item > 0).sum()),
+            "of_items": n_items,
+            "coverage": float((of_item > 0).mean()),
+            "kl_train": popularity_kl(of_item, trained_item),
+            "kl_uniform": popularity_kl(of_item, uniform),
+            "cold_users": int((trained_user[user] == 0).sum()),
+            "cold_items": int((trained_item[item - 1] == 0).sum()),
+        }
+    return result
+
+
+def _counts(dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of each user [U], and of each item without the padding [I]."""
+    user = dataset.inter_feat[dataset.uid_field].numpy()
+    item = dataset.inter_feat[dataset.iid_field].numpy()
+    of_item = np.bincount(item, minlength=dataset.item_num)[1:]
+    return np.bincount(user, minlength=dataset.user_num), of_item
+
+
+def as_table(of_part: Mapping[str, Mapping[str, float]]) -> str:
+    """The statistics as lines of text."""
+    columns = {
+        "part": lambda name, s: name,
+        "rows": lambda name, s: f"{s['rows']}",
+        "users": lambda name, s: f"{s['users']}",
+        "items": lambda name, s: f"{s['items']}",
+        "coverage": lambda name, s: f"{s['coverage']:.3f}",
+        "KL(train)": lambda name, s: f"{s['kl_train']:.3f}",
+        "KL(uniform)": lambda name, s: f"{s['kl_uniform']:.3f}",
+        "cold rows": lambda name, s: f"{max(s['cold_users'], s['cold_items'])}",
+    }
+    rows = [list(columns)] + [[cell(n, s) for cell in columns.values()] for n, s in of_part.items()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if not i else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    )
+
+
+def describe(plan, notes: Mapping[str, Mapping[str, float]]) -> str:
+    """How the data were split, in a sentence."""
+    settings = dict(plan.settings)
+    kind = settings.pop("shift_split")
+    what = ", ".join(
+        f"{k.removeprefix('shift_')} {v}" for k, v in settings.items() if v is not None
+    )
+    text = f"split by shift_split: {kind} ({what}), not by eval_args"
+    for name, note in notes.items():
+        text += f"; {name}: n_max {note['n_max']:.4g}"
+        if note["items_at_limit"]:
+            text += (
+                f", {note['items_at_limit']:.0f} items have fewer interactions to give than their "
+                "exposure asks for"
+            )
+    return text

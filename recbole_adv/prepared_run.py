@@ -1,0 +1,166 @@
+"""A run about to train: its data, its model and trainer, its directory and log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from logging import getLogger
+from typing import Any, NamedTuple
+
+import pandas
+from recbole.data import create_dataset
+from recbole.utils import EvaluatorType, init_seed
+
+from recbole_adv.data.preparation import Prepared, prepare_data
+from recbole_adv.errors import ConfigError, DataError, RecBoleAdvError
+from recbole_adv.run_directory import RunDirectory
+from recbole_adv.trainer import trainer_class
+
+
+class PreparedRun(NamedTuple):
+    """A trainer, its loaders, and the directory it writes to; data: the split and its other parts."""
+
+    directory: RunDirectory
+    trainer: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    data: Prepared
+
+
+@contextmanager
+def prepared_run(
+    config,
+    resume: str | None = None,
+    load: Callable | None = None,
+    new_rates: bool = False,
+) -> Iterator[PreparedRun]:
+    """Everything that trains and tests inside the block, where it is logged.
+
+    resume: a checkpoint to go on from.   load: as in :func:`data_and_model`.   new_rates: the
+    optimizers go on with the learning rates, weight decays and arguments of ``config``, not with
+    those in the checkpoint.
+    """
+    directory = RunDirectory(config, resumed=resume is not None)
+    with directory.created(), directory.logging():
+        logger = getLogger()
+        logger.info(" ".join(sys.argv))
+        logger.info(config)
+        dataset, train_data, valid_data, test_data, net = data_and_model(config, load)
+        logger.info(net)
+        trainer = trainer_class(config.model_class)(config, net)
+        if resume is not None:
+            _resume(trainer, resume, new_rates)
+        directory.write_config()
+        dataset.prepared.write(directory.path)
+        with _fields_in_words(config, train_data):
+            loaders = train_data, valid_data, test_data
+            yield PreparedRun(directory, trainer, *loaders, dataset.prepared)
+
+
+def _resume(trainer, resume: str, new_rates: bool) -> None:
+    built = {
+        name: [{k: v for k, v in group.items() if k != "params"} for group in each.param_groups]
+        for name, each in trainer._all_optimizers().items()
+    }
+    trainer.resume_checkpoint(resume)
+    for name, each in trainer._all_optimizers().items() if new_rates else ():
+        for group, own in zip(each.param_groups, built[name]):
+            group.update(own)
+
+
+def data_and_model(config, load: Callable | None = None):
+    """The dataset, three loaders and the model, on the configuration's seed, as in RecBole.
+
+    load: what takes the place of :func:`load_data`.
+    """
+    dataset, train_data, valid_data, test_data = (load or load_data)(config)
+    _check_topk(config, dataset.item_num - 1)
+    if len(train_data._dataset.inter_feat) == 0:
+        raise DataError(
+            f"no interaction of {config['dataset']!r} is left to train on after filtering"
+        )
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    net = config.model_class(config, train_data._dataset).to(config["device"])
+    return dataset, train_data, valid_data, test_data, net
+
+
+def load_data(config):
+    """The dataset and the loaders of its three parts."""
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = load_dataset(config)
+    return dataset, *make_loaders(config, dataset)
+
+
+def make_loaders(config, dataset):
+    """The loaders of the three parts of a dataset, which is split unless it was before."""
+    return in_words(config, lambda: prepare_data(config, dataset)).loaders
+
+
+def load_dataset(config):
+    """RecBole's dataset; of the kind that the backbone wants, for a model over one."""
+    name = config["model"]
+    backbone = getattr(config.model_class, "backbone_class", None)
+    config["model"] = backbone.__name__ if backbone else name
+    try:
+        dataset = in_words(config, lambda: create_dataset(config))
+    finally:
+        config["model"] = name
+    getLogger().info(dataset)
+    return dataset
+
+
+def _check_topk(config, n_items: int) -> None:
+    """RecBole ranks all items at once, which must then be as many as the longest list."""
+    if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"] or [0]) > n_items:
+        raise ConfigError(
+            f"topk must be at most the number of items of {config['dataset']!r}, {n_items}, got "
+            f"{config['topk']}; write topk: [{n_items}] or less, and a valid_metric that fits"
+        )
+
+
+def in_words(config, work: Callable):
+    """RecBole's complaints about data as a :class:`DataError`."""
+    try:
+        return work()
+    except RecBoleAdvError:
+        raise
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        ZeroDivisionError,
+    ) as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"the dataset {config['dataset']!r} in {config['data_path']} cannot be prepared: "
+            f"{detail}"
+        ) from error
+    except pandas.errors.ParserError as error:
+        raise DataError(f"a file of {config['dataset']!r} cannot be read: {error}") from error
+
+
+@contextmanager
+def _fields_in_words(config, train_data) -> Iterator[None]:
+    """A field that the model reads and that no batch holds, as a :class:`ConfigError`."""
+    try:
+        yield
+    except KeyError as error:
+        trace = error.__traceback__
+        while trace.tb_next is not None:
+            trace = trace.tb_next
+        if not trace.tb_frame.f_code.co_filename.endswith("interaction.py"):
+            raise
+        field, columns = str(error.args[0]), train_data._dataset.inter_feat.columns
+        sampling = "train_neg_sample_args: {'distribution': 'uniform', 'sample_num': 1}"
+        hint = f"add {field} to load_col"
+        if field.startswith(config["NEG_PREFIX"]):
+            hint = f"write {sampling}"
+        elif field == config["LABEL_FIELD"]:
+            hint = f"write {sampling}, or threshold: {{'rating': 4}} to make it from ratings"
+        raise ConfigError(
+            f"{config['model']} needs the field {field!r}, got rows of {', '.join(columns)}; {hint}"
+        ) from error
