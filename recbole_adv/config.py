@@ -21,6 +21,7 @@ from recbole_adv import discovery
 from recbole_adv.class_path import path_of
 from recbole_adv.config_check import check_config
 from recbole_adv.errors import ConfigError, RecBoleAdvError
+from recbole_adv.evaluation.keys import bigger_is_better
 from recbole_adv.options import overall_options, properties_dir
 from recbole_adv.technique.factory import used_options
 
@@ -211,6 +212,7 @@ class Config(RecBoleConfig):
         # The log lists the keys of the techniques that are used, not of all there are.
         self.parameters["Adversarial"] += used_options(final)
         super()._set_default_parameters()
+        final["valid_metric_bigger"] = bigger_is_better(final["valid_metric"])
 
     def _init_device(self):
         final = self.final_config_dict

@@ -15,7 +15,9 @@ import yaml
 
 from recbole_adv import discovery
 from recbole_adv.data.shift_plan import check_shift
+from recbole_adv.data.train_sampler import check_train_sampler
 from recbole_adv.errors import ConfigError, suggest
+from recbole_adv.evaluation.keys import check_evaluation
 from recbole_adv.game.optimizer import PLAYER_KEYS, check_learner
 from recbole_adv.game.schedule import KEYS as SCHEDULE_KEYS
 from recbole_adv.options import (
@@ -42,6 +44,8 @@ def check_config(config) -> None:
             option.check(final[key])
     check_recbole_values(config)
     check_shift(final)
+    check_evaluation(final)
+    check_train_sampler(final)
     for player in ("min", "max"):
         check_learner(final, player)
     check_techniques(final)
@@ -69,12 +73,25 @@ def _check_names(config) -> None:
     """An unknown key that is nearly a known one is a mistyped one."""
     known = _known_keys(config)
     for key in config.external_config_dict:
-        if key in known or _read_by_model(config, key) or _of_custom_player(config, key):
+        if key in known or _read_elsewhere(config, key):
             continue
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
         if near or key.startswith(_OURS):
             hint = suggest(key, near or known) or "; 'recbole-adv config' lists the keys"
             raise ConfigError(f"there is no key {key!r} (from {config.source_of.get(key)}){hint}")
+
+
+def check_known(config, key: str) -> None:
+    """Raise :class:`ConfigError` for a key that nothing reads, whatever it resembles."""
+    known = _known_keys(config)
+    if key not in known and not _read_elsewhere(config, key):
+        hint = suggest(key, known) or "; 'recbole-adv config' lists the keys"
+        raise ConfigError(f"{config['model']} has no key {key!r}{hint}")
+
+
+def _read_elsewhere(config, key: str) -> bool:
+    """Whether the key is none of a property file, but one of the model's or of its players'."""
+    return _read_by_model(config, key) or _of_custom_player(config, key)
 
 
 def _known_keys(config) -> set[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,24 +41,55 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(numbers), gauss))
 
 
-@contextmanager
-def traceless(model: nn.Module) -> Iterator[None]:
-    """Forward passes inside leave buffers and counters of the model as they were.
+@dataclass(frozen=True)
+class ForwardState:
+    """What a forward pass reads and advances: small buffers, and numbers and small tensors held as
+    attributes, by the module that has them."""
 
-    Kept are small buffers (BatchNorm's statistics among them), and the numbers and small plain
+    buffers: list[tuple[Tensor, Tensor]]
+    attributes: list[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def forward_state(model: nn.Module) -> ForwardState:
+    """A copy of the state, to be set again by :func:`set_forward_state`.
+
+    In it are small buffers (BatchNorm's statistics among them), and the numbers and small plain
     tensors that the modules hold as attributes (MultiVAE's ``update``, DiffRec's ``Lt_history``).
     Parameters, gradients and random generators are not.
     """
-    buffers = [(b, b.clone()) for b in model.buffers() if b.numel() <= _SMALL and not b.is_sparse]
-    attributes = [(m.__dict__, _plain_state(m)) for m in model.modules() if _holds_state(m)]
+    return ForwardState(
+        [(b, b.clone()) for b in model.buffers() if _is_small(b)],
+        [(m.__dict__, _plain_state(m)) for m in model.modules() if _holds_state(m)],
+    )
+
+
+def set_forward_state(state: ForwardState) -> None:
+    """Take back :func:`forward_state`; any number of times."""
+    with torch.no_grad():
+        for buffer, value in state.buffers:
+            buffer.copy_(value)
+    for target, kept in state.attributes:
+        target.update({n: v.clone() if isinstance(v, Tensor) else v for n, v in kept.items()})
+
+
+@contextmanager
+def traceless(model: nn.Module, start: ForwardState | None = None) -> Iterator[None]:
+    """Forward passes inside leave buffers and counters of the model as they were.
+
+    start: where they begin, instead of at the state of this moment: that before the first pass on
+        a batch makes a second one see what the first one saw.
+    """
+    now = forward_state(model)
+    if start is not None:
+        set_forward_state(start)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for target, kept in attributes:
-            target.update(kept)
+        set_forward_state(now)
+
+
+def _is_small(buffer: Tensor | None) -> bool:
+    return buffer is not None and buffer.numel() <= _SMALL and not buffer.is_sparse
 
 
 def _holds_state(module: nn.Module) -> bool:
@@ -89,15 +121,45 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def replayed(model: nn.Module, state: dict[str, Any]) -> Iterator[None]:
-    """Forward passes inside draw random numbers from ``state`` on and leave no trace."""
+def drawing_from(state: dict[str, Any]) -> Iterator[None]:
+    """Random numbers inside are those from ``state`` on; outside the generators go on as if nothing
+    had been drawn."""
     outside = random_state()
     set_random_state(state)
     try:
-        with traceless(model):
-            yield
+        yield
     finally:
         set_random_state(outside)
+
+
+@contextmanager
+def replayed(
+    model: nn.Module, state: dict[str, Any], start: ForwardState | None = None
+) -> Iterator[None]:
+    """Forward passes inside draw random numbers from ``state`` on and leave no trace.
+
+    start: as in :func:`traceless`.
+    """
+    with drawing_from(state), traceless(model, start):
+        yield
+
+
+@contextmanager
+def beside(model: nn.Module) -> Iterator[None]:
+    """As :func:`traceless`, for a pass whose graph outlives it: it works on copies of small buffers.
+
+    Writing the old values back would spoil the backward of both passes, which have saved the
+    buffers (BatchNorm's do).
+    """
+    own = [(m._buffers, dict(m._buffers)) for m in model.modules() if m._buffers]
+    attributes = forward_state(model).attributes
+    for target, buffers in own:
+        target.update({n: b.clone() if _is_small(b) else b for n, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for target, kept in [*own, *attributes]:
+            target.update(kept)
 
 
 def clear_caches(model: nn.Module) -> None:

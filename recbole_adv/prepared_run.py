@@ -14,6 +14,7 @@ from recbole.utils import EvaluatorType, init_seed
 
 from recbole_adv.data.preparation import Prepared, prepare_data
 from recbole_adv.errors import ConfigError, DataError, RecBoleAdvError
+from recbole_adv.evaluation.further_sets import further_tests, further_valids
 from recbole_adv.run_directory import RunDirectory
 from recbole_adv.trainer import trainer_class
 
@@ -50,6 +51,8 @@ def prepared_run(
         dataset, train_data, valid_data, test_data, net = data_and_model(config, load)
         logger.info(net)
         trainer = trainer_class(config.model_class)(config, net)
+        trainer.further_valid_data = further_valids(dataset.prepared)
+        further_tests(config, dataset.prepared)  # whose mistakes show before training
         if resume is not None:
             _resume(trainer, resume, new_rates)
         directory.write_config()
@@ -93,9 +96,9 @@ def load_data(config):
     return dataset, *make_loaders(config, dataset)
 
 
-def make_loaders(config, dataset):
-    """The loaders of the three parts of a dataset, which is split unless it was before."""
-    return in_words(config, lambda: prepare_data(config, dataset)).loaders
+def make_loaders(config, dataset, prepared=None):
+    """The loaders of the three parts of a dataset; ``prepared``: as in ``prepare_data``."""
+    return in_words(config, lambda: prepare_data(config, dataset, prepared)).loaders
 
 
 def load_dataset(config):

@@ -15,6 +15,8 @@ from recbole_adv.config import Config
 from recbole_adv.data.check import check_dataset
 from recbole_adv.discovery import find_model
 from recbole_adv.errors import CheckpointError, ConfigError
+from recbole_adv.evaluation.evaluation import with_prefix
+from recbole_adv.evaluation.further_sets import further_tests
 from recbole_adv.prepared_run import data_and_model as _data_and_model
 from recbole_adv.prepared_run import prepared_run
 
@@ -43,8 +45,8 @@ def run_recbole_adv(
 
     Returns:
         RecBole's keys ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
-        ``test_result`` (Python numbers), and ``run_dir``; ``other_results`` by part, where a split
-        has further parts.
+        ``test_result`` (Python numbers; those of further tests as ``<set>/<metric>``), and
+        ``run_dir``.
 
     Raises:
         RecBoleAdvError: one sentence on what is wrong.
@@ -63,14 +65,13 @@ def run_recbole_adv(
             run.train_data, run.valid_data, saved=saved, show_progress=progress
         )
         test_result = trainer.evaluate(run.test_data, load_best_model=saved, show_progress=progress)
+        tests = further_tests(config, run.data)
         logger.info(set_color("best valid ", "yellow") + f": {best_valid_result}")
         logger.info(set_color("test result", "yellow") + f": {test_result}")
-        others = {
-            name: trainer.evaluate(data, load_best_model=False, show_progress=False)
-            for name, data in run.data.others.items()
-        }
-        for name, other_result in others.items():
-            logger.info(set_color(f"result on {name}", "yellow") + f": {other_result}")
+        for name, data in tests.items():
+            of_set = trainer.evaluate(data, load_best_model=False, show_progress=progress)
+            logger.info(set_color(f"test result on {name}", "yellow") + f": {of_set}")
+            test_result |= with_prefix(name, of_set)
         logger.info(set_color("run directory", "yellow") + f": {run.directory.path}")
         named = {"model": config["model"], "dataset": config["dataset"]}
         result = {
@@ -78,7 +79,6 @@ def run_recbole_adv(
             "valid_score_bigger": config["valid_metric_bigger"],
             "best_valid_result": best_valid_result,
             "test_result": test_result,
-            **({"other_results": others} if others else {}),
         }
         run.directory.write_result({**named, **result})
     return {**result, "run_dir": str(run.directory.path)}

@@ -11,6 +11,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType
 
 from recbole_adv.errors import ConfigError, suggest
+from recbole_adv.evaluation.keys import metric_of
 from recbole_adv.options import Option
 
 OPTIONS: Mapping[str, Option] = {
@@ -128,7 +129,7 @@ def _check_metrics(final: Mapping[str, Any]) -> None:
             f"metrics {metrics} need labelled rows, got eval_args mode full; write eval_args: "
             "{'mode': 'labeled'}, or metrics of a ranking"
         )
-    if final["valid_metric"].lower() not in possible:
+    if metric_of(final["valid_metric"]).lower() not in possible:
         raise ConfigError(
             f"valid_metric {final['valid_metric']!r} is not among the metrics computed "
             f"({', '.join(possible)}); change it, or metrics and topk"

@@ -117,11 +117,8 @@ def _needed(config) -> dict[str, str]:
     needed = {config["USER_ID_FIELD"]: "USER_ID_FIELD", config["ITEM_ID_FIELD"]: "ITEM_ID_FIELD"}
     needed |= dict.fromkeys(config["threshold"] or (), "threshold")
     eval_args = config["eval_args"] or {}
-    if config["benchmark_filename"] is None:
-        if config["shift_split"] == "time":
-            needed[config["TIME_FIELD"]] = "TIME_FIELD, with shift_split: time,"
-        elif eval_args.get("order") == "TO":
-            needed[config["TIME_FIELD"]] = "TIME_FIELD, with eval_args order: TO,"
+    if eval_args.get("order") == "TO" and config["benchmark_filename"] is None:
+        needed[config["TIME_FIELD"]] = "TIME_FIELD, with eval_args order: TO,"
     if eval_args.get("mode") == "labeled" and not config["threshold"]:
         needed[config["LABEL_FIELD"]] = "LABEL_FIELD, with eval_args mode: labeled,"
     return needed

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recbole_adv.errors import DataError
 
+_TRIES = 8  # redraws of a rejected item before all items of the batch are looked at
 _LARGE = 2**62  # a number below it, modulo n, prefers none of the n by more than n / 2^62
 
 
@@ -64,9 +65,105 @@ class UniformNegatives(nn.Module):
         user: [B] int64.   Returns [B, n] int64.
         """
         free = self.free[user].unsqueeze(-1)
-        r = torch.randint(_LARGE, (len(user), n), device=user.device) % free
+        return self.nth(user, torch.randint(_LARGE, (len(user), n), device=user.device) % free)
+
+    def nth(self, user: Tensor, r: Tensor) -> Tensor:
+        """The r-th free item of each user, r = 0..F-1.   user: [B]; r: [B, n].   Returns [B, n]."""
         below = torch.searchsorted(self.keys, user.unsqueeze(-1) * self.n_items + r, right=True)
         return 1 + r + below - self.start[user].unsqueeze(-1)
+
+
+class StaticNegatives(UniformNegatives):
+    """Negatives that stay the same for a user-item pair over all epochs and runs of one seed.
+
+    The k-th negative of a pair is a free item chosen by a hash of seed, pair and k: uniform like a
+    drawn one, with nothing to be stored for any row and no state to be saved.
+    """
+
+    def __init__(self, *arguments, seed: int = 0, **named):
+        super().__init__(*arguments, **named)
+        self.seed = seed
+
+    def of(self, user: Tensor, item: Tensor, n: int) -> Tensor:
+        """n negatives for each pair; user, item: [B] int64.   Returns [B, n] int64."""
+        pair = _mix(user * self.n_items + item + _mix(torch.tensor(self.seed)))
+        number = _mix(pair.unsqueeze(-1) + torch.arange(n, device=user.device))
+        return self.nth(user, (number & (2**63 - 1)) % self.free[user].unsqueeze(-1))
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): int64 to int64, one to one."""
+    x = x - 0x61C8864680B583EB  # the golden ratio of 2^64, as a signed number
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+        x = (x ^ ((x >> shift) & (2 ** (64 - shift) - 1))) * factor  # >> copies the sign bit
+    return x
+
+
+class InBatchNegatives(nn.Module):
+    """Draws negatives among the items of the batch, in which an item is as frequent as it is popular.
+
+    Left out are the items with which the user has a training row; where a batch holds no other, the
+    negative is drawn uniformly among all free items.
+
+    user, item: [N] int64, the training rows.   Buffer (in no checkpoint): pairs, sorted.
+    """
+
+    pairs: Tensor
+
+    def __init__(self, user: Tensor, item: Tensor, n_users: int, n_items: int, **named):
+        super().__init__()
+        self.n_items = n_items
+        self.uniform = UniformNegatives(user, item, n_users, n_items, **named)
+        self.register_buffer("pairs", torch.unique(user * n_items + item), persistent=False)
+
+    def is_positive(self, user: Tensor, item: Tensor) -> Tensor:
+        """Whether there is a training row; user, item: shapes that broadcast.   Returns bool."""
+        key = (user * self.n_items + item).contiguous()
+        place = torch.searchsorted(self.pairs, key).clamp(max=len(self.pairs) - 1)
+        return self.pairs[place] == key
+
+    @staticmethod
+    def others(item: Tensor) -> Tensor:
+        """The items of the other rows of a batch; item: [B].   Returns [B, B - 1]."""
+        row = torch.arange(len(item), device=item.device)
+        return item[(row.unsqueeze(-1) + row[1:]) % len(item)]
+
+    def sample(self, user: Tensor, item: Tensor, n: int) -> Tensor:
+        """n items for each row of a batch, with replacement, by torch's global random numbers.
+
+        user, item: [B] int64, the batch.   Returns [B, n] int64.
+        """
+        drawn = item[torch.randint(len(item), (len(user), n), device=user.device)]
+        for _ in range(_TRIES):
+            row, column = self.is_positive(user.unsqueeze(-1), drawn).nonzero(as_tuple=True)
+            if not len(row):
+                return drawn
+            drawn[row, column] = item[torch.randint(len(item), row.shape, device=user.device)]
+        row, column = self.is_positive(user.unsqueeze(-1), drawn).nonzero(as_tuple=True)
+        if len(row):
+            allowed = ~self.is_positive(user[row].unsqueeze(-1), item)
+            none = ~allowed.any(dim=-1, keepdim=True)
+            chosen = item[torch.multinomial((allowed | none).float(), 1)]
+            free = self.uniform.sample(user[row], 1)
+            drawn[row, column] = torch.where(none, free, chosen).squeeze(-1)
+        return drawn
+
+
+def per_positive(tiled: Tensor, n: int) -> Tensor:
+    """RecBole's tiles of negatives as one row for each positive.
+
+    The k-th negative of positive i stands at k B + i, so ``view(B, n)`` mixes the users.
+
+    tiled: [n B, ...].   Returns [B, n, ...].
+    """
+    if n < 1 or len(tiled) % n:
+        raise ValueError(f"{len(tiled)} rows are not {n} tiles of one batch")
+    return tiled.unflatten(0, (n, -1)).transpose(0, 1)
+
+
+def as_tiles(rows: Tensor) -> Tensor:
+    """The inverse of :func:`per_positive`.   rows: [B, n].   Returns [n B]."""
+    return rows.t().reshape(-1)
 
 
 class UserUniformPositives(nn.Module):

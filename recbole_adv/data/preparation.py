@@ -20,6 +20,8 @@ from recbole_adv.data.shift_plan import Plan, plan_of, users_in_group
 from recbole_adv.data.shift_split import Rows, split_rows
 from recbole_adv.data.split_file import Split, fingerprint, load_split, part_named, save_split
 from recbole_adv.data.split_report import as_table, describe, statistics
+from recbole_adv.data.test_set_file import file_parts
+from recbole_adv.data.train_sampler import replace_samplers
 from recbole_adv.errors import DataError
 
 SPLIT_FILES = ("split.json", "split.npz")
@@ -32,7 +34,8 @@ class Prepared:
 
     train, valid, test: RecBole's loaders; others: loaders of the parts that are only reported, by
     name; parts: the datasets of all parts by name, train first; record: statistics, plain data;
-    split: which row is in which part, None where RecBole split.
+    split: which row is in which part, None where RecBole split; leaked: the pairs of each part that
+    leak and stay.
     """
 
     parts: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +45,7 @@ class Prepared:
     others: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     split: Split | None = None
+    leaked: dict[str, np.ndarray] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """``split.json``, and ``split.npz``, which ``shift_file`` reads."""
@@ -52,39 +56,42 @@ class Prepared:
             save_split(folder / "split.npz", self.split)
 
 
-def prepare_data(config, dataset) -> Prepared:
-    """Split a dataset, check the parts for leaks, and build RecBole's loaders of all parts.
+def split_data(config, dataset) -> Prepared:
+    """Split a dataset and check the parts for leaks; :func:`prepare_data` builds the loaders."""
+    prepared = Prepared()
+    _split(config, dataset, prepared)
+    prepared.parts |= file_parts(config, prepared.parts)
+    prepared.leaked = _check(config, prepared)
+    return prepared
+
+
+def prepare_data(config, dataset, prepared: Prepared | None = None) -> Prepared:
+    """Split a dataset, unless ``prepared`` is what :func:`split_data` made of it, and load the parts.
 
     Without ``shift_*`` keys the loaders are those of RecBole's ``data_preparation``, bit for bit.
     """
-    prepared = Prepared()
-    leaked: dict[str, np.ndarray] = {}
-
-    before = vars(dataset).get("build")
-
-    def restore() -> None:
-        vars(dataset).pop("build", None)
-        if before is not None:
-            dataset.build = before
 
     def build():
-        restore()  # the parts are copies of the dataset and must not hold this function
-        _split(config, dataset, prepared)
-        leaked.update(_check(config, prepared))
+        nonlocal prepared
+        vars(dataset).pop("build")  # the parts are copies and must not hold this function
+        prepared = prepared or split_data(config, dataset)
         return [prepared.parts[n] for n in ("train", prepared.valid_name, prepared.test_name)]
 
     dataset.build = build
     try:
-        prepared.loaders = data_preparation(config, dataset)
+        loaders = data_preparation(config, dataset)
     finally:
-        restore()
-    if not prepared.parts:  # RecBole found saved loaders
-        built = (loader._dataset for loader in prepared.loaders)
-        prepared.parts = dict(zip(("train", "valid", "test"), built))
-        leaked.update(_check(config, prepared))
+        vars(dataset).pop("build", None)
+    if prepared is None:  # RecBole found saved loaders
+        built = (loader._dataset for loader in loaders)
+        prepared = Prepared(dict(zip(("train", "valid", "test"), built)))
+        prepared.parts |= file_parts(config, prepared.parts)
+        prepared.leaked = _check(config, prepared)
+    prepared.loaders = loaders
+    replace_samplers(config, prepared.loaders[0])
     _load_others(config, dataset, prepared)
     if config["mask_leaks"]:
-        _mask(config, prepared, leaked)
+        _mask(config, prepared)
     dataset.prepared = prepared
     return prepared
 
@@ -232,9 +239,9 @@ def _load_others(config, dataset, prepared: Prepared) -> None:
         prepared.others[name] = get_dataloader(config, phase)(config, part, sampler, shuffle=False)
 
 
-def _mask(config, prepared: Prepared, leaked: dict[str, np.ndarray]) -> None:
+def _mask(config, prepared: Prepared) -> None:
     _, valid, test = prepared.loaders
     loaders = {prepared.valid_name: valid, prepared.test_name: test, **prepared.others}
-    for name, pairs in leaked.items():
+    for name, pairs in prepared.leaked.items():
         if len(pairs):
             leak_check.mask_pairs(loaders[name], pairs, config["topk"])

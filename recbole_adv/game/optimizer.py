@@ -10,6 +10,7 @@ import torch
 from torch import nn, optim
 
 from recbole_adv.errors import ConfigError, suggest
+from recbole_adv.game.clippy_adagrad import ClippyAdagrad
 from recbole_adv.game.player import Player
 
 LEARNERS: dict[str, type[optim.Optimizer]] = {
@@ -19,8 +20,9 @@ LEARNERS: dict[str, type[optim.Optimizer]] = {
     "adagrad": optim.Adagrad,
     "rmsprop": optim.RMSprop,
     "sparse_adam": optim.SparseAdam,
+    "clippy_adagrad": ClippyAdagrad,
 }
-"""RecBole's learners by name."""
+"""RecBole's learners by name, and one of ours."""
 
 PLAYER_KEYS = ("learner", "learning_rate", "weight_decay", "clip_grad_norm")
 """What every player may set as ``<player>_<key>``; the min player's keys have no prefix."""
@@ -109,12 +111,13 @@ def build_optimizer(
         raise ConfigError(
             f"sparse_adam has no weight decay; set weight_decay to 0, not {weight_decay}"
         )
+    cls = LEARNERS[learner]
     try:
-        return LEARNERS[learner](parameters, lr=learning_rate, **arguments)
+        return cls(parameters, lr=learning_rate, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"the optimizer {learner} cannot be built: {error}; torch.optim."
-            f"{LEARNERS[learner].__name__} says what its arguments may be"
+            f"the optimizer {learner} cannot be built: {error}; "
+            f"{cls.__module__.rpartition('.')[0]}.{cls.__name__} says what its arguments may be"
         ) from error
 
 

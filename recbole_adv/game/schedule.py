@@ -74,9 +74,6 @@ class Schedule:
         ]
 
 
-SINGLE = Schedule({"min": Turns()})
-"""Ordinary training: one player that moves on every batch."""
-
 KEYS = ("interval", "steps", "unit", "start_epoch", "stop_epoch", "budget", "data")
 """What every player may set as ``<player>_<key>``."""
 

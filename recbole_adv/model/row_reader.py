@@ -10,8 +10,8 @@ from recbole.model.loss import BPRLoss
 from torch import Tensor, nn
 
 from recbole_adv.errors import ConfigError
+from recbole_adv.loss_modules import KIND_NAMES, Call, factors, loss_modules, recorded
 from recbole_adv.objective import RowLoss, bce, bce_from_prob, bpr, fold_rows, softmax_cross_entropy
-from recbole_adv.objective.parts import total
 
 _READERS = {
     BPRLoss: bpr,
@@ -55,34 +55,23 @@ class RowReader:
         self.times = times
         self._name = type(model).__name__
         self._verified = False
-        self._calls: list[tuple[nn.Module, tuple, Any]] | None = None
-        found = [m for m in model.modules() if type(m) in _READERS]
-        if not found:
+        self._modules = loss_modules(model)
+        if not self._modules:
             raise ConfigError(
-                f"backbone {self._name} has none of the loss modules "
-                f"{', '.join(cls.__name__ for cls in _READERS)}, so the losses of single rows cannot "
-                "be read; choose a backbone such as BPR, LightGCN, NeuMF, SASRec, DeepFM or CKE"
+                f"backbone {self._name} has none of the loss modules {KIND_NAMES}, so the losses of "
+                "single rows cannot be read; choose a backbone such as BPR, LightGCN, NeuMF, SASRec, "
+                "DeepFM or CKE"
             )
-        for module in found:
-            module.register_forward_hook(self._note, with_kwargs=True)
-
-    def _note(self, module, args, kwargs, output) -> None:
-        if self._calls is not None:
-            self._calls.append((module, (*args, *kwargs.values()), output))
 
     def read(self, calculate_loss, interaction, n_rows: int) -> tuple[Any, RowLoss]:
         """The model's own loss, and (loss [B], gradient [B]) of the rows, folded over negatives."""
-        self._calls = []
-        try:
+        with recorded(self._modules) as calls:
             loss = calculate_loss(interaction)
-            calls = self._calls
-        finally:
-            self._calls = None  # a call that is kept would keep its graph
-        for module, inputs, output in calls:
-            if len(inputs) == 2 and inputs[0].shape[:1] == (n_rows,):
-                rows = self._rows(module, inputs)
+        for call in calls:
+            if len(call.inputs) == 2 and call.inputs[0].shape[:1] == (n_rows,):
+                rows = self._rows(call.module, call.inputs)
                 if not self._verified:
-                    self._verify(module, rows, output, loss)
+                    self._verify(call, rows, loss)
                 return loss, RowLoss(*(fold_rows(value, self.times) for value in rows))
         raise ConfigError(
             f"backbone {self._name} called no loss module with the {n_rows} rows of the batch, so the "
@@ -103,7 +92,8 @@ class RowReader:
             )
         return reader(first, second)
 
-    def _verify(self, module: nn.Module, rows: RowLoss, output: Tensor, loss: Any) -> None:
+    def _verify(self, call: Call, rows: RowLoss, loss: Any) -> None:
+        module, output = call.module, call.value
         kind = type(module).__name__
         if output.dim():
             raise ConfigError(
@@ -121,7 +111,7 @@ class RowReader:
             )
         if not output.requires_grad:
             return  # the adversary's turn; the factor is seen in the backbone's
-        (factor,) = torch.autograd.grad(total(loss), output, retain_graph=True, allow_unused=True)
+        (factor,) = factors(loss, [call])
         if factor is None or not torch.allclose(factor, torch.ones_like(factor), rtol=1e-2):
             used = "leaves out" if factor is None else f"multiplies by {factor:.4g}"
             raise ConfigError(

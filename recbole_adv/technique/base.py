@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,7 +37,8 @@ class Technique:
     Attributes:
         concerns: ``first``: only the first player, the recommender, has it; ``all``: each player has
             one of its own. ``<player>_techniques`` says otherwise.
-        tolerates_nonfinite: the engine does not stop at a loss of nan or inf, the technique acts.
+        tolerates_nonfinite: the engine does not stop at a loss of nan or inf, of any player; the
+            technique acts, in ``between_batches``.
     """
 
     concerns: ClassVar[str] = "first"
@@ -75,6 +76,13 @@ class Technique:
 
     def after_step(self, turn: Turn, outcome: Outcome) -> None:
         """Called after each step that was not left out; ``turn.steps`` counts it already."""
+
+    def between_batches(self, moves: Sequence[tuple[str, Outcome]]) -> None:
+        """Called after each batch with the moves on it, by the player's name, and with none before the
+        first and after the last batch of a pass over the data.
+
+        No player is in the midst of a move then: the one place where weights may be put back.
+        """
 
     def after_validation(self, epoch: int, score: float) -> None:
         """Called after each validation with the score of ``valid_metric``."""

@@ -11,11 +11,12 @@ from recbole.trainer import Trainer
 from recbole_adv.game.optimizer import optimizer_of
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player, only_player
-from recbole_adv.game.schedule import SINGLE, Schedule
+from recbole_adv.game.schedule import Schedule, schedule_of
 from recbole_adv.trainer.game_loop import GameLoop, Joint, call_hook
 from recbole_adv.trainer.report import Report
 from recbole_adv.trainer.run_state import RunStateMixin
 from recbole_adv.trainer.selection import SelectionMixin
+from recbole_adv.trainer.snapshot import SnapshotMixin
 from recbole_adv.trainer.step import StepEngine
 from recbole_adv.trainer.technique_set import TechniqueSet
 from recbole_adv.trainer.training_rows import attach_row_index, take_rows_by_tensor
@@ -24,7 +25,7 @@ from recbole_adv.trainer.turn import Turn
 _CHECK_EVERY = 50  # steps between two looks at the loss where looking makes the host wait
 
 
-class AdvTrainer(SelectionMixin, RunStateMixin, Trainer):
+class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
     """Trains any RecBole model; with one player and nothing added, exactly as RecBole does.
 
     It slides under RecBole's special trainers (:func:`recbole_adv.trainer.compose.compose`), whose
@@ -35,6 +36,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, Trainer):
         optimizer: the first player's; ``optimizers``: the others', by name.
         loop: plays the schedule and counts.
         techniques: of each player, by name.
+        train_data: the loader, from the start of training on.
         best_epoch: the epoch of the best model so far.
     """
 
@@ -67,6 +69,9 @@ class AdvTrainer(SelectionMixin, RunStateMixin, Trainer):
             self._renew_first,
         )
         self.techniques = TechniqueSet(self)
+        self.loop.engine.gradients.tolerates_nonfinite = any(
+            technique.tolerates_nonfinite for technique in self.techniques.all()
+        )
         self.report = Report(self)
         self.best_epoch: int | None = None
         self._weights_loaded = self._attached = False
@@ -78,7 +83,8 @@ class AdvTrainer(SelectionMixin, RunStateMixin, Trainer):
         return only_player(model)
 
     def _schedule(self, config, model) -> Schedule:
-        return SINGLE
+        # min_steps counts for one player too: several steps on one batch, as Free AT takes them.
+        return schedule_of(config.final_config_dict, [self.players[0].name])
 
     def _joint(self) -> Joint | None:
         """Losses of all players by name from one forward pass; None where players move apart."""
@@ -109,7 +115,9 @@ class AdvTrainer(SelectionMixin, RunStateMixin, Trainer):
 
         IRM wants one when its penalty switches: the moments of Adam do not fit the new loss.
         """
+        factor = self.rate_factor
         self.optimizer = self._build_optimizer()
+        self.set_rate_factor(factor)
         return self.optimizer
 
     def _turns(self, loss_func=None) -> dict[str, Turn]:
@@ -169,6 +177,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, Trainer):
         return self.best_valid_score, self.best_valid_result
 
     def _before_fit(self, train_data) -> None:
+        self.train_data = train_data
         take_rows_by_tensor(train_data)
         if getattr(self.model, "needs_row_index", False):
             attach_row_index(train_data, self.config["INTER_IDX_FIELD"])
@@ -196,7 +205,8 @@ class AdvTrainer(SelectionMixin, RunStateMixin, Trainer):
         self.model.train()
         self._weights_loaded = False
         if epoch_idx != self._epoch:
-            self._epoch = epoch_idx
+            self._epoch, self.train_data = epoch_idx, train_data
+            self._attach_techniques()  # RecBole's pre-training does not come by ``_before_fit``
             for technique in self.techniques.all():
                 technique.before_epoch(epoch_idx)
         # RecBole's trainers hand over another loss for data (triples of a knowledge graph) that the

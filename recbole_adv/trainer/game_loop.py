@@ -44,6 +44,7 @@ class GameLoop:
         batch_count: batches of the whole run, those of a player's own epochs left out.
         statistics: by player, of this epoch.
         streams: random numbers of all players but the first.
+        turns: by player, while batches are played; empty between two runs.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class GameLoop:
         self.turns_taken = dict.fromkeys((player.name for player in players), 0)
         self.steps_taken = dict(self.turns_taken)
         self.batch_count = 0
+        self.turns: dict[str, Turn] = {}
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -94,11 +96,15 @@ class GameLoop:
         """
         first = PlayerStatistics(maximises=False)
         passes = [(self.first,)] if first_alone else self.schedule.passes(epoch, self.turns_taken)
+        self.turns = turns
+        self._between_batches([])
         for names in passes:
             self._run_pass(train_data, epoch, names, turns, joint, first, show_progress)
         for name, turn in turns.items():
             self.engine.finish(turn)
             self.steps_taken[name] = turn.steps
+        self._between_batches([])
+        self.turns = {}  # the next ones may have other optimizers
         return first
 
     def _run_pass(self, train_data, epoch, names, turns, joint, first, show_progress) -> None:
@@ -113,7 +119,8 @@ class GameLoop:
                 continue
             batch = self._to_device(batch)
             movers = self._movers(names, epoch)
-            for name, outcome in self._move(movers, turns, batch, joint, train_data):
+            moves = list(self._move(movers, turns, batch, joint, train_data))
+            for name, outcome in moves:
                 self.statistics[name].add(outcome)
                 if name == self.first:
                     first.add(outcome)
@@ -122,10 +129,19 @@ class GameLoop:
                 if call_hook(self.model, "penalty_switches"):
                     self._renew(turns)
             self.batch_count += not alone
+            self._between_batches(moves)
             if show_progress:
                 self._show_losses(batches, last=index + 1 == n_batches)
         if alone:
             self._end_pass(names[0], epoch, turns)
+
+    def _between_batches(self, moves: list[tuple[str, Outcome]]) -> None:
+        """Let the techniques look at a whole state, or put one back."""
+        for name, turn in self.turns.items():
+            self.steps_taken[name] = turn.steps
+        for turn in self.turns.values():
+            for technique in turn.techniques:
+                technique.between_batches(moves)
 
     def _end_pass(self, name: str, epoch: int, turns: dict[str, Turn]) -> None:
         """A turn of whole epochs is over with the last of its passes."""
@@ -212,7 +228,7 @@ class GameLoop:
     # --- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, at the end of an epoch."""
+        """All that a resumed run needs; whole between two batches."""
         return {
             "turns_taken": dict(self.turns_taken),
             "steps_taken": dict(self.steps_taken),
@@ -228,6 +244,8 @@ class GameLoop:
         self.turns_taken = dict(state["turns_taken"])
         self.steps_taken = dict(state["steps_taken"])
         self.batch_count = state["batch_count"]
+        for name, turn in self.turns.items():  # gradients that wait are of steps that were undone
+            turn.steps, turn.waiting = self.steps_taken[name], 0
         for name, stream in self.streams.items():
             stream.load_state_dict(state["streams"][name])
         for name, value in state["progress"].items():

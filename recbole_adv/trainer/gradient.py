@@ -33,6 +33,9 @@ class Gradients:
         check_every: a loss is checked for nan and inf in every ``check_every``-th step; 1 costs a
             synchronisation of the device for each batch.
         check_gradients: assert that only a backward fills gradients, and only its player's.
+
+    Attributes:
+        tolerates_nonfinite: a technique looks at the losses, of all players, in place of the check.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Gradients:
         self.autocast = autocast
         self.check_every = check_every
         self.check_gradients = check_gradients
+        self.tolerates_nonfinite = False
 
     def of(self, turn: Turn, batch: Any) -> Loss:
         """Fill the gradients of the player's loss on a batch."""
@@ -134,9 +138,7 @@ class Gradients:
         return untouched(parameters, what) if self.check_gradients else nullcontext()
 
     def _check_finite(self, turn: Turn, loss: Loss) -> None:
-        if turn.steps % self.check_every:
-            return
-        if any(technique.tolerates_nonfinite for technique in turn.techniques):
+        if self.tolerates_nonfinite or turn.steps % self.check_every:
             return
         sentence = explain_nonfinite(loss, turn.player.name, turn.steps)
         if sentence:

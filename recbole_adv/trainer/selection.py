@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cached_property
 from time import time
+from typing import Any
 
 import torch
 
+from recbole_adv.evaluation.evaluation import Evaluation, evaluation_of, score_of, with_prefix
+
 
 class SelectionMixin:
-    """Validation, early stopping and evaluation of a trainer."""
+    """Validation, early stopping and evaluation of a trainer.
+
+    Attributes:
+        further_valid_data: loaders by name whose metrics stand beside those of the validation.
+    """
+
+    further_valid_data: dict[str, Any] = {}
+
+    @cached_property
+    def evaluation(self) -> Evaluation | None:
+        """What the keys of the evaluation ask for; None where it is RecBole's."""
+        return evaluation_of(self.config)
 
     def _validate(self, valid_data, epoch, verbose, saved, show_progress, callback_fn) -> bool:
         """Validate, keep the model if it is the best so far; returns whether to stop."""
@@ -46,6 +61,13 @@ class SelectionMixin:
             return score > self.best_valid_score
         return score < self.best_valid_score
 
+    def _valid_epoch(self, valid_data, show_progress=False):
+        """RecBole's method: the validation score, and metrics by name."""
+        result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
+        for name, data in self.further_valid_data.items():
+            result |= with_prefix(name, self.evaluate(data, load_best_model=False))
+        return score_of(result, self.valid_metric), result
+
     @torch.no_grad()
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """RecBole's ``evaluate``: metrics by name, as Python numbers."""
@@ -57,5 +79,9 @@ class SelectionMixin:
         # A checkpoint holds the weights that were validated.
         weights = nullcontext() if self._weights_loaded else self._evaluation_weights()
         with weights:
-            result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+            if self.evaluation is None:
+                result = super().evaluate(eval_data, False, show_progress=show_progress)
+            else:
+                result = self.evaluation(self, eval_data, show_progress)
+                self.wandblogger.log_eval_metrics(result, head="eval")
         return {name: float(value) for name, value in result.items()}

@@ -37,7 +37,8 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
                 f"{config['model']} is trained by a loop of its own, in which techniques have no "
                 f"effect, got {asked}; leave them out or choose another model"
             )
-        if asked and config.get("MODEL_TYPE") == ModelType.TRADITIONAL:
+        size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        if asked and (config.get("MODEL_TYPE") == ModelType.TRADITIONAL or size <= 1):
             raise ConfigError(
                 f"{config['model']} is not trained by gradient descent, so techniques have no effect, "
                 f"got {asked}; leave them out"

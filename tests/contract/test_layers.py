@@ -12,9 +12,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROWS = [
     {"errors", "compat", "compat_quick_start", "checkpoint", "plain_data", "legacy_checkpoint"}
     | {"restricted_pickle", "import_hook", "options", "objective"}
-    | {"model_state", "class_path", "ray_session"},
+    | {"model_state", "class_path", "ray_session", "loss_modules"},
     {"game", "environment", "data"},
-    {"technique", "model"},
+    {"technique", "model", "evaluation"},
     {"trainer", "discovery", "config", "config_check", "recbole_values", "run_directory"}
     | {"registration", "prepared_run"},
     {"quick_start"},

@@ -15,7 +15,7 @@ from recbole.model.general_recommender import LightGCN
 from recbole.model.init import xavier_normal_initialization
 from torch.nn import functional as F
 
-from recbole_adv.data.negatives import UniformNegatives, UserUniformPositives
+from recbole_adv.data.negatives import InBatchNegatives, UniformNegatives, UserUniformPositives
 from recbole_adv.objective import info_nce, sampled_products
 
 
@@ -27,7 +27,9 @@ class InfoNCE(LightGCN):
     k is ``negative_weight``; z are the tables' rows u0, i0 (``n_layers: 0``) or LightGCN's.
 
     The model draws its own negatives, [B, N] at once on its device: ``train_batch_size`` counts
-    positives, and none of RecBole's B N rows are made, nor reshaped in the wrong order.
+    positives, and none of RecBole's B N rows are made, nor reshaped in the wrong order. With
+    ``in_batch: True`` the negatives of a positive are the batch's B - 1 others, but for the items of
+    its user, which weigh nothing.
 
     Deviations: log-sum-exp instead of a quotient of exponentials, which overflows; no term
     ``0.5 ** norm`` of the negatives (a typing error of the official code, about 1e-13;
@@ -52,6 +54,9 @@ class InfoNCE(LightGCN):
         self.negatives = UniformNegatives(
             user, item, self.n_users, self.n_items, lambda i: str(dataset.id2token(self.USER_ID, i))
         )
+        self.in_batch = None
+        if config["in_batch"]:
+            self.in_batch = InBatchNegatives(user, item, self.n_users, self.n_items)
         self.needs_row_index, self.INTER_IDX = config["user_uniform"], config["INTER_IDX_FIELD"]
         self.positives = UserUniformPositives(user, item) if self.needs_row_index else None
 
@@ -69,6 +74,8 @@ class InfoNCE(LightGCN):
             user, item = self.positives.positives_of(interaction[self.INTER_IDX])
         else:
             user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        if self.in_batch is not None:
+            return user, item, self.in_batch.others(item)
         return user, item, self.negatives.sample(user, self.n_negatives)
 
     def scores(self, user, positive, negative):
@@ -85,7 +92,10 @@ class InfoNCE(LightGCN):
 
     def log_weight(self, user, negative):
         """The logarithm of each negative's weight: 0, or [B, N]."""
-        return 0.0
+        if self.in_batch is None:
+            return 0.0
+        # Not -inf, of which a row of nothing else has no gradient that is a number.
+        return -1e4 * self.in_batch.is_positive(user.unsqueeze(-1), negative)
 
     def calculate_loss(self, interaction):
         self.restore_user_e = self.restore_item_e = None

@@ -1,0 +1,137 @@
+"""An exponential moving average of the weights, which is validated, tested and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_adv.technique.base import Technique
+
+if TYPE_CHECKING:
+    from recbole_adv.game.player import Player
+    from recbole_adv.trainer.adv_trainer import AdvTrainer
+    from recbole_adv.trainer.turn import Outcome, Turn
+
+
+def decay_at(update: int, decay: float, warmup: bool) -> float:
+    """The decay of an update, counted from 0; with warm-up min(decay, (1 + t) / (10 + t))."""
+    return min(decay, (1 + update) / (10 + update)) if warmup else decay
+
+
+@torch.no_grad()
+def average_(shadows: Mapping[str, Tensor], weights: Mapping[str, Tensor], decay: float) -> None:
+    """``shadow = decay * shadow + (1 - decay) * weight`` in place; decay 0 copies the weights."""
+    torch._foreach_lerp_(list(shadows.values()), [weights[name] for name in shadows], 1.0 - decay)
+
+
+@contextmanager
+def replaced(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """The tensors hold ``values`` inside, and to the last bit what they held before afterwards."""
+    before = {name: tensors[name].detach().clone() for name in values}
+    try:
+        _copy(tensors, values)
+        yield
+    finally:
+        _copy(tensors, before)
+
+
+@torch.no_grad()
+def _copy(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        tensors[name].copy_(value)
+
+
+class Ema(Technique):
+    """The moving average of a player's weights after each of its steps, as evaluation weights.
+
+    The average begins as a copy of the weights: of those before the first step, or of those where
+    ``start_epoch`` and ``start_step`` are both reached; until then the plain weights are evaluated.
+    A step that a GradScaler leaves out is no update. All of the player is averaged, parameters
+    without a gradient in a step too; a lazy average of sparse tables is not offered.
+
+    Args:
+        decay: what stays of the average in one update; 0 evaluates the plain weights.
+        warmup: the decay of update t, counted from 0, is at most (1 + t) / (10 + t).
+        start_epoch, start_step: from when on; steps are the player's.
+        buffers: ``copy``: buffers (BatchNorm's statistics) are evaluated as they are; ``average``:
+            those of floating point that a checkpoint holds are averaged too.
+    """
+
+    def __init__(
+        self,
+        *,
+        decay: float = 0.999,
+        warmup: bool = True,
+        start_epoch: int = 0,
+        start_step: int = 0,
+        buffers: str = "copy",
+    ):
+        self.decay, self.warmup = decay, warmup
+        self.start_epoch, self.start_step, self.buffers = start_epoch, start_step, buffers
+        self.shadows: dict[str, Tensor] = {}
+        self.epoch = self.steps = self.updates = 0
+        self._inside = False
+
+    def attach(self, trainer: AdvTrainer, player: Player) -> None:
+        own = {id(parameter) for parameter in player.parameters}
+        named = trainer.model.named_parameters()
+        self.tensors = {name: p for name, p in named if id(p) in own and p.is_floating_point()}
+        if self.buffers == "average":
+            self.tensors |= _saved_buffers(trainer.model)
+
+    def before_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self._begin()
+
+    def after_step(self, turn: Turn, outcome: Outcome) -> None:
+        assert not self._inside, "a step was taken while the model held the averaged weights"
+        self.steps = turn.steps
+        if self.shadows:
+            average_(self.shadows, self.tensors, decay_at(self.updates, self.decay, self.warmup))
+            self.updates += 1
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        reached = self.epoch >= self.start_epoch and self.steps >= self.start_step
+        if reached and not self.shadows:
+            self.shadows = {name: t.detach().clone() for name, t in self.tensors.items()}
+
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        assert not self._inside, "the model already holds the averaged weights"
+        if not self.shadows:
+            yield
+            return
+        self._inside = True
+        try:
+            with replaced(self.tensors, self.shadows):
+                yield
+        finally:
+            self._inside = False
+
+    def figures(self) -> dict[str, float]:
+        if not self.updates:
+            return {}
+        return {"decay": decay_at(self.updates - 1, self.decay, self.warmup)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shadows": self.shadows, "updates": self.updates, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates, self.steps = state["updates"], state["steps"]
+        self.shadows = {n: v.to(self.tensors[n]).clone() for n, v in state["shadows"].items()}
+
+
+def _saved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers of floating point that are in ``state_dict()``, by name."""
+    saved = model.state_dict(keep_vars=True)
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name in saved and buffer.is_floating_point() and not buffer.is_sparse
+    }
