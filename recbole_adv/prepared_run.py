@@ -51,8 +51,9 @@ def prepared_run(
         dataset, train_data, valid_data, test_data, net = data_and_model(config, load)
         logger.info(net)
         trainer = trainer_class(config.model_class)(config, net)
-        trainer.further_valid_data = further_valids(dataset.prepared)
-        further_tests(config, dataset.prepared)  # whose mistakes show before training
+        tests = [test_data, *further_tests(config, dataset.prepared).values()]
+        further = further_valids(dataset.prepared)
+        trainer.prepare_evaluation(train_data, valid_data, further, tests)
         if resume is not None:
             _resume(trainer, resume, new_rates)
         directory.write_config()

@@ -151,7 +151,7 @@ def objective_function(config_dict=None, config_file_list=None, saved=True, chec
     Importing it registers our models, in workers that are spawned or belong to Ray too.
     """
     settings = {"show_progress": False, "state": "error", **(config_dict or {})}
-    if ray_session.in_trial():
+    if ray_session.trial_name() is not None:
         config = Config(config_file_list=config_file_list, config_dict=settings, command_line=())
         return _report_to_ray(config, saved, checkpoints)
     result = run_recbole_adv(

@@ -15,13 +15,13 @@ LAST = "last.pth"
 """The checkpoint's file in the folder that Ray keeps."""
 
 
-def in_trial() -> bool:
-    """Whether this process runs a trial of Ray Tune."""
+def trial_name() -> str | None:
+    """The name of the trial of Ray Tune that this process runs, if it runs one."""
     if "ray.tune" not in sys.modules:
-        return False
+        return None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is meant to only be")
-        return _api().get_context().get_trial_id() is not None
+        return _api().get_context().get_trial_name()
 
 
 def report(metrics: Mapping[str, Any], state: str | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from recbole_adv.command.shared import add_configuration, files_of
 from recbole_adv.errors import ConfigError
@@ -15,6 +16,7 @@ Every key of RecBole and of recbole_adv can be set by --key=value:
   recbole-adv run -m BPR -d ml-100k --learning_rate=0.01 --topk=[10,20] --epochs=50
   recbole-adv run -m my_model.py:MyModel -d my_data --data_path=data/ -c my_settings.yaml
   recbole-adv run --resume runs/EIIL-ml-100k-20261121-104700-3f9a2c
+  recbole-adv run -m BPR -d ml-100k --seeds=5
 
 Priority: command line > config files > model properties > defaults. Lists and dicts are written as
 in Python, None as None. 'recbole-adv config -m EIIL -d ml-100k' prints every key with its value,
@@ -37,6 +39,11 @@ def add(commands) -> None:
         "--resume", metavar="PATH", help="go on with a run: its directory or a .pth file"
     )
     parser.add_argument(
+        "--seeds",
+        metavar="N",
+        help="run N seeds from the configuration's on, or those given as 1,2,3: mean and error",
+    )
+    parser.add_argument(
         "--nproc", type=int, default=1, help="processes on this machine (only 1 so far)"
     )
     parser.add_argument(
@@ -50,6 +57,7 @@ def add(commands) -> None:
 
 def _run(options: argparse.Namespace, settings: list[str]) -> None:
     from recbole_adv.quick_start import run_recbole_adv
+    from recbole_adv.seeds import SEEDS_FILE, resume_seeds, run_seeds
     from recbole_adv.trainer.report import finite
 
     if options.nproc != 1 or options.world_size > 1:
@@ -57,12 +65,21 @@ def _run(options: argparse.Namespace, settings: list[str]) -> None:
             f"training on several processes is not supported yet, got nproc {options.nproc} and "
             f"world_size {options.world_size}; leave both out"
         )
-    result = run_recbole_adv(
-        options.model,
-        options.dataset,
-        files_of(options),
-        resume=options.resume,
-        command_line=settings,
-    )
+    given = options.model, options.dataset, files_of(options)
+    if options.resume and Path(options.resume, SEEDS_FILE).is_file():
+        if any(given) or options.seeds or settings:
+            raise ConfigError(
+                f"{options.resume!r} holds runs with several seeds, which go on as they are, got "
+                "further settings; leave them out"
+            )
+        result = resume_seeds(options.resume)
+    elif options.seeds:
+        if options.resume:
+            raise ConfigError(
+                f"--seeds starts new runs, got --resume {options.resume!r}; leave one out"
+            )
+        result = run_seeds(options.seeds, *given, command_line=settings)
+    else:
+        result = run_recbole_adv(*given, resume=options.resume, command_line=settings)
     # The log goes to stderr; this line is for whoever reads the program's output.
     print(json.dumps(finite(result)))

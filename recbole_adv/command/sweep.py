@@ -73,6 +73,7 @@ def _add_ray(group) -> None:
 def _sweep(options: argparse.Namespace, settings: list[str]) -> None:
     from recbole_adv.sweep import run_sweep
     from recbole_adv.sweep.options import NAMES
+    from recbole_adv.trainer.report import finite
 
     try:
         result = run_sweep(
@@ -87,4 +88,4 @@ def _sweep(options: argparse.Namespace, settings: list[str]) -> None:
     except KeyboardInterrupt:
         print("recbole-adv: interrupted; the same command goes on with the sweep", file=sys.stderr)
         raise SystemExit(130) from None
-    print(json.dumps(result))
+    print(json.dumps(finite(result)))

@@ -189,12 +189,14 @@ def _say_later(logger, config, prepared: Prepared, sequential: bool) -> dict[str
         if name == "train" or counted is None:
             continue
         later[name] = counted
-        if counted["rows"]:
-            logger.info(
-                "time: %d of %d training rows are later than the earliest row of %s, %d later than "
-                "the earliest of their own user",
-                *(counted["rows"], len(prepared.parts["train"]), name, counted["of_own_user"]),
-            )
+    found = [
+        f"{c['rows']} than the earliest row of {name} ({c['of_own_user']} than that of their own user)"
+        for name, c in later.items()
+        if c["rows"]
+    ]
+    if found:
+        n_train = len(prepared.parts["train"])
+        logger.info("time: of %d training rows are later: %s", n_train, "; ".join(found))
     return later
 
 
@@ -219,10 +221,11 @@ def _say(logger, config, counts: list[dict], sequential: bool, n_dropped: int) -
             "; ".join(found),
         )
     else:
+        full = set(config["eval_args"]["mode"].values()) == {"full"}
+        mask = "mask_leaks: True masks them in the ranking, " if full else ""
         logger.warning(
-            "leak: %s; they are targets that a look-up of the earlier part finds; mask_leaks: True "
-            "masks them in the ranking, drop_leaks: True removes them",
-            "; ".join(found),
+            "leak: %s; a look-up of the earlier part finds them; %sdrop_leaks: True removes them",
+            *("; ".join(found), mask),
         )
 
 

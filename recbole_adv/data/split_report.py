@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 
 def popularity_kl(count: np.ndarray, reference: np.ndarray) -> float:
@@ -24,6 +25,7 @@ def popularity_kl(count: np.ndarray, reference: np.ndarray) -> float:
 def statistics(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Of each part that has rows: rows, users, items, coverage (the share of all items), KL of its
     item popularity to that of training and to uniform, and rows whose user or item training lacks.
+    (Users and items of the data, of_users and of_items, are those of all files and parts.)
 
     parts: RecBole's datasets by name, ``train`` among them.
     """
@@ -44,10 +46,9 @@ def statistics(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             "items": int((of_item > 0).sum()),
             "of_items": n_items,
             "coverage": float((of_item > 0).mean()),
-            "kl_train": popularity_kl(of_item, trained_item),
+            "kl_train": None if name == "train" else popularity_kl(of_item, trained_item),
             "kl_uniform": popularity_kl(of_item, uniform),
-            "cold_users": int((trained_user[user] == 0).sum()),
-            "cold_items": int((trained_item[item - 1] == 0).sum()),
+            "cold_rows": int(((trained_user[user] == 0) | (trained_item[item - 1] == 0)).sum()),
         }
     return result
 
@@ -62,25 +63,19 @@ def _counts(dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def as_table(of_part: Mapping[str, Mapping[str, float]]) -> str:
     """The statistics as lines of text."""
-    columns = {
-        "part": lambda name, s: name,
-        "rows": lambda name, s: f"{s['rows']}",
-        "users": lambda name, s: f"{s['users']}",
-        "items": lambda name, s: f"{s['items']}",
-        "coverage": lambda name, s: f"{s['coverage']:.3f}",
-        "KL(train)": lambda name, s: f"{s['kl_train']:.3f}",
-        "KL(uniform)": lambda name, s: f"{s['kl_uniform']:.3f}",
-        "cold rows": lambda name, s: f"{max(s['cold_users'], s['cold_items'])}",
+    titles = {
+        "rows": "rows",
+        "users": "users",
+        "items": "items",
+        "coverage": "coverage",
+        "kl_train": "KL to train",
+        "kl_uniform": "KL to uniform",
+        "cold_rows": "cold rows",
     }
-    rows = [list(columns)] + [[cell(n, s) for cell in columns.values()] for n, s in of_part.items()]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if not i else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    )
+    frame = pd.DataFrame.from_dict(dict(of_part), orient="index", columns=None)
+    frame = frame.reindex(columns=list(titles)).rename(columns=titles)
+    frame["KL to train"] = frame["KL to train"].astype(float)
+    return frame.to_string(na_rep="", float_format="%.3f")
 
 
 def describe(plan, notes: Mapping[str, Mapping[str, float]]) -> str:

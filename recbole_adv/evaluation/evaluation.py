@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from logging import getLogger
 from typing import Any
 
@@ -81,6 +82,14 @@ class Evaluation:
             result |= scoring.by_group(self.metrics_of_groups, grouping, group, data_of)
         return result
 
+    def prepare(self, trainer, loaders: Iterable[Any]) -> None:
+        """Find out what these loaders' parts are like, so that mistakes show before training."""
+        for grouping in self.groupings(trainer):
+            _check_label(grouping, self.config["valid_metric"])
+        for loader in loaders:
+            if self.config["eval_type"] == EvaluatorType.RANKING:
+                self._part(trainer, loader)
+
     def _part(self, trainer, loader) -> Part:
         if id(loader) not in self._parts:
             lists = "rec.items" in self.metrics.needs
@@ -109,6 +118,18 @@ class Evaluation:
             group = torch.cat(groups[grouping.name])
             result |= scoring.by_group(self.metrics_of_groups, grouping, group, data_of)
         return result
+
+
+def _check_label(grouping: Grouping, valid_metric: str) -> None:
+    """Raise :class:`ConfigError` where validation is by a group that there is not."""
+    before, found, after = valid_metric.partition(f"{grouping.name}/")
+    label = after.rpartition("/")[0]
+    known = [*grouping.labels, "worst"]
+    if found and (not before or before.endswith("/")) and label.lower() not in map(str.lower, known):
+        raise ConfigError(
+            f"valid_metric {valid_metric!r} names the group {label!r} of {grouping.name}, which has "
+            f"{', '.join(grouping.labels)}; write one of them, or {grouping.name}/worst"
+        )
 
 
 def _say_sizes(grouping: Grouping, group: torch.Tensor, of_what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ class Metrics:
     def of_training(self, train_data) -> dict[str, Any]:
         """What these metrics need of the training data, as RecBole collects it."""
         collector = Collector(self._settings)
-        collector.data_collect(train_data)
+        # Of a loader with a knowledge graph RecBole does not find the data.
+        collector.data_collect(SimpleNamespace(dataset=train_data._dataset))
         return collector.data_struct._data_dict
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, float]:

@@ -76,17 +76,18 @@ def ranked_part(config, loader, groupings: Sequence[Grouping], lists: bool) -> P
     pair = row * n_items + item
     pairs, first = np.unique(pair, return_index=True)
     pool = None
-    is_target = np.ones(len(pairs), dtype=bool)
     if config[key] is not None:
         pool, wanted = _pool(config[key], key, dataset, row_user, pair)
-        is_target = among(pairs, pool) & among(pairs, wanted)
+        chosen = among(pairs, wanted)
+        pairs, first = pairs[chosen], first[chosen]
+    is_target = np.ones(len(pairs), dtype=bool) if pool is None else among(pairs, pool)
     masked, masked_pairs = _mask(config["eval_mask"], dataset, row_user)
     if masked is not None:
         is_target &= ~np.isin(pairs % n_items, masked)
     is_target &= ~among(pairs, masked_pairs)
     pairs, first = pairs[is_target], first[is_target]
     kept = np.unique(pairs // n_items)
-    _say(phase, len(pairs), is_target, len(kept), n_rows)
+    _say(phase, is_target, len(kept), n_rows)
     hidden = _history(loader, row_user, n_items)
     hidden = np.union1d(hidden, masked_pairs) if len(masked_pairs) else hidden
     rows = dataset.inter_feat
@@ -124,7 +125,8 @@ def _pool(name: str, key: str, dataset, row_user, pair) -> tuple[np.ndarray, np.
     ids = read_ids(name, dataset, key)
     if ids.n_unknown:
         getLogger().warning(
-            "%s %s: %d of %d rows name a user or an item that the data do not have",
+            "%s %s: %d of %d rows name a user or an item that the data do not have and are left out "
+            "(a file of all items, <dataset>.item, makes them known)",
             *(key, name, ids.n_unknown, ids.n_rows),
         )
     return _of_rows(ids, row_user, dataset.item_num), np.unique(pair)
@@ -170,7 +172,8 @@ def _renumbered(pairs: np.ndarray, kept: np.ndarray, n_items: int) -> Pairs:
     return Pairs.of(place[there], item[there], len(kept))
 
 
-def _say(phase: str, n_targets: int, is_target: np.ndarray, n_kept: int, n_rows: int) -> None:
+def _say(phase: str, is_target: np.ndarray, n_kept: int, n_rows: int) -> None:
+    n_targets = int(is_target.sum())
     if n_targets == 0:
         raise DataError(
             f"none of the {len(is_target)} targets of {phase} is among the items that are ranked; "
@@ -178,7 +181,7 @@ def _say(phase: str, n_targets: int, is_target: np.ndarray, n_kept: int, n_rows:
         )
     if n_targets < len(is_target):
         getLogger().warning(
-            "%s: %d of %d targets are not ranked and do not count, so %d of %d users are evaluated",
+            "%s: %d of %d targets are not ranked and do not count; %d of %d users are evaluated",
             *(phase, len(is_target) - n_targets, len(is_target), n_kept, n_rows),
         )
 

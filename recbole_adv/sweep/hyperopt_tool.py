@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
@@ -36,8 +36,9 @@ def search(sweep: Sweep) -> None:
                 tuning.run()
 
 
-def run(sweep: Sweep, jobs: Iterable[Job]) -> None:
+def run(sweep: Sweep, jobs: Sequence[Job]) -> None:
     """Run these jobs, without a search."""
+    sweep.expect(len(jobs))
     with Worker(sweep.plan) as worker:
         for job in jobs:
             _run(sweep, worker, job)

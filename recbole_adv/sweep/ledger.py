@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -15,7 +15,7 @@ from recbole_adv.errors import ConfigError
 from recbole_adv.sweep.plan import Job, Plan
 from recbole_adv.trainer.report import finite
 
-RECORD, SCORES = "trial.json", "scores.jsonl"
+RECORD, SCORES, SCHEDULE, LAST = "trial.json", "scores.jsonl", "schedule.json", "last.pth"
 _NO_RESULT = {"show_progress", "state", "use_gpu", "gpu_id", "worker", "checkpoint_interval"}
 """Keys that change no result, and so may change when a sweep is started again."""
 
@@ -24,9 +24,10 @@ _NO_RESULT = {"show_progress", "state", "use_gpu", "gpu_id", "worker", "checkpoi
 class Record:
     """A trial: a setting and what became of it.
 
-    status: ``running`` (or ended with the sweep), ``done``, ``pruned``, ``failed``; score and valid:
-    those of the best epoch; epochs: how many were trained; reason: why it failed; schedule: for
-    population based training, the settings with the epochs from which they held.
+    id: that of the setting it began with; setting: the one it has in its best epoch; status:
+    ``running`` (or ended with the sweep), ``done``, ``pruned``, ``failed``; score and valid: those of
+    the best epoch; epochs: how many were trained; reason: why it failed; schedule: the settings it
+    had, of which population based training makes several, each with its first epoch.
     """
 
     id: str
@@ -113,7 +114,7 @@ class Ledger:
         self.write(record, job.folder)
         if record.status in ("done", "pruned"):
             for file in folder.glob("*.pth"):
-                if file.name == "last.pth" or not job.test:
+                if file.name == LAST or not job.test:
                     file.unlink()
         return record
 
@@ -124,9 +125,13 @@ class Ledger:
         return sorted(found, key=lambda record: record.started)
 
     def best(self, records: list[Record], count: int) -> list[Record]:
-        """The trials with the best scores of the validation, the best first; ties by id."""
+        """The best different settings by the score of the validation, the best first; ties by id."""
         done = sorted((r for r in records if r.status == "done"), key=lambda r: r.id)
-        return sorted(done, key=lambda r: r.score, reverse=self.plan.bigger)[:count]
+        found: list[Record] = []
+        for record in sorted(done, key=lambda r: r.score, reverse=self.plan.bigger):
+            if all(record.setting != other.setting for other in found):
+                found.append(record)
+        return found[:count]
 
 
 def _take(lock, folder: Path) -> None:
@@ -140,6 +145,20 @@ def _take(lock, folder: Path) -> None:
             raise ConfigError(
                 f"another sweep runs in {str(folder)!r}; wait for it, or write another --sweep_dir"
             ) from error
+
+
+def read_schedule(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The settings of a trial so far, each with its first epoch."""
+    try:
+        text = (folder / SCHEDULE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [(epoch, setting) for epoch, setting in json.loads(text)]
+
+
+def write_schedule(folder: Path, schedule: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+    """Keep the settings of a trial."""
+    _write(folder / SCHEDULE, schedule)
 
 
 def read_curve(folder: Path) -> list[tuple[int, float]]:
@@ -161,8 +180,8 @@ def _read(folder: Path) -> Record | None:
     return Record(**content, curve=read_curve(folder))
 
 
-def _write(file: Path, content: Mapping[str, Any]) -> None:
+def _write(file: Path, content: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(".tmp")
-    aside.write_text(json.dumps(finite(dict(content)), indent=2) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps(finite(content), indent=2) + "\n", encoding="utf-8")
     os.replace(aside, file)

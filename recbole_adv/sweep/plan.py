@@ -21,6 +21,7 @@ _MEASURE = {
     *("data_path", "benchmark_filename", "eval_args", "metrics", "topk", "valid_metric"),
     *("val_interval", "threshold", "user_inter_num_interval", "item_inter_num_interval"),
     *("filter_inter_by_user_or_item", "rm_dup_inter", "repeatable", "metric_decimal_place"),
+    *("mask_leaks", "drop_leaks"),
 }
 """Keys that change what is measured, so that scores under two values cannot be compared."""
 _REASONS = {
@@ -114,8 +115,9 @@ def check_space(config: Config, space: Space) -> None:
     other values of the space: ``learner_momentum`` may fit only together with ``learner: sgd``.
     """
     for key in space.dimensions:
-        if key in _REASONS:
-            raise ConfigError(f"{space.source}: {key} cannot be searched: {_REASONS[key]}")
+        if key in _REASONS or key.startswith("shift_"):
+            reason = _REASONS.get(key, _REASONS["eval_args"])
+            raise ConfigError(f"{space.source}: {key} cannot be searched: {reason}")
         try:
             check_known(config, key)
         except ConfigError as error:

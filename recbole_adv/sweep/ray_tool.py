@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from recbole_adv.sweep.data_cache import clear_cache
+from recbole_adv.sweep.ledger import read_schedule
 from recbole_adv.sweep.plan import Job
 from recbole_adv.sweep.ray_cluster import connected, resources
 from recbole_adv.sweep.ray_search import known_records, scheduler_of, searcher_of
-from recbole_adv.sweep.ray_trial import NAME, description, note_taker, train
+from recbole_adv.sweep.ray_trial import NAME, description, name_of, note_taker, train
 from recbole_adv.sweep.state import Sweep
 
 
@@ -53,10 +54,10 @@ def _run_left(sweep: Sweep, pairs: list[tuple[dict[str, Any], Job]], search: boo
 
 def _codes_now(sweep: Sweep, codes: dict[str, Any], job: Job) -> dict[str, Any]:
     """The setting of a member of a population whose training goes on: the one it had reached."""
-    record = sweep.ledger.record(job)
-    if sweep.options.scheduler != "pbt" or record is None or job.seed is not None:
+    schedule = read_schedule(sweep.plan.folder / job.folder)
+    if sweep.options.scheduler != "pbt" or not schedule or job.seed is not None:
         return codes
-    return sweep.plan.space.encode(record.setting) or codes
+    return sweep.plan.space.encode(schedule[-1][1]) or codes
 
 
 def _tune(
@@ -102,6 +103,10 @@ def _tuner(sweep, param_space, searcher, samples, taken, with_scheduler) -> Any:
     keep_states = with_scheduler and options.scheduler == "pbt"
     trainable = tune.with_parameters(train, plan=plan, keep_states=keep_states)
     api = _api(tune)
+
+    def name(trial: Any) -> str:
+        return name_of(plan, trial.config)
+
     return tune.Tuner(
         tune.with_resources(trainable, taken),
         param_space=param_space,
@@ -111,9 +116,11 @@ def _tuner(sweep, param_space, searcher, samples, taken, with_scheduler) -> Any:
             num_samples=samples,
             max_concurrent_trials=options.concurrency,
             reuse_actors=True,
+            trial_name_creator=name,
+            trial_dirname_creator=name,
         ),
         run_config=api.RunConfig(
-            name=f"{plan.folder.name}",
+            name="search" if with_scheduler else "seeds",
             storage_path=str(plan.folder / "ray"),
             failure_config=api.FailureConfig(max_failures=plan.retries),
             checkpoint_config=api.CheckpointConfig(num_to_keep=4),

@@ -41,6 +41,7 @@ def write(sweep: Sweep) -> dict[str, Any]:
         "best": dict(best.setting) if best else None,
         "score": best.score if best else None,
         "metric": plan.metric,
+        "repeated": [_repeated(records) for records in groups.values()],
         **counts,
         "sweep_dir": str(plan.folder),
     }
@@ -53,6 +54,17 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error (nan of a single value)."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return statistics.fmean(values), error
+
+
+def _repeated(records: Sequence[Record]) -> dict[str, Any]:
+    """One setting on several seeds: mean and standard error of its score and of the test metrics."""
+    names = list(records[0].test or {})
+    return {
+        "setting": dict(records[0].setting),
+        "seeds": len(records),
+        "score": mean_and_error([record.score for record in records]),
+        "test": {name: mean_and_error([(r.test or {})[name] for r in records]) for name in names},
+    }
 
 
 def _by_setting(plan: Plan, seeds: Sequence[Record]) -> dict[str, list[Record]]:
@@ -139,26 +151,24 @@ def _best_lines(plan: Plan, best: Record) -> list[str]:
     lines.append(f"- {plan.metric} {best.score:.4f} in epoch {best.best_epoch}")
     if len(best.schedule) > 1:
         steps = "; ".join(f"from epoch {epoch}: {_words(s)}" for epoch, s in best.schedule)
-        lines.append(f"- it changed while it trained ({steps}); the setting above is the last one")
+        lines.append(f"- it changed while it trained ({steps}); above is that of the best epoch")
     lines += ["", "`recbole-adv run --config_files=best.yaml` trains and tests it."]
     return lines
 
 
 def _seed_lines(plan: Plan, groups: Mapping[str, Sequence[Record]]) -> list[str]:
     """Means and standard errors; the order is that of the validation."""
-    names = list(next(iter(groups.values()))[0].test or {})
-    head = ["setting", "seeds", f"valid {plan.metric}", *(f"test {name}" for name in names)]
-    rows = []
-    for records in groups.values():
-        columns = [[record.score for record in records]]
-        columns += [[(record.test or {})[name] for record in records] for name in names]
-        figures = [_figure(column) for column in columns]
-        rows.append([_words(records[0].setting), str(len(records)), *figures])
+    found = [_repeated(records) for records in groups.values()]
+    head = ["setting", "seeds", f"valid {plan.metric}", *(f"test {n}" for n in found[0]["test"])]
+    rows = [
+        [_words(each["setting"]), str(each["seeds"])]
+        + [_figure(*figures) for figures in (each["score"], *each["test"].values())]
+        for each in found
+    ]
     return ["Mean ± standard error.", "", *_markdown(head, rows)]
 
 
-def _figure(values: Sequence[float]) -> str:
-    mean, error = mean_and_error(values)
+def _figure(mean: float, error: float) -> str:
     return f"{mean:.4f}" if math.isnan(error) else f"{mean:.4f} ± {error:.4f}"
 
 

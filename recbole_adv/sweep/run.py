@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from recbole_adv import checkpoint
 from recbole_adv.config import Config
-from recbole_adv.errors import ConfigError, DataError, TrainingError
-from recbole_adv.prepared_run import data_and_model
+from recbole_adv.errors import CheckpointError, ConfigError, DataError, TrainingError
+from recbole_adv.prepared_run import prepared_run
 from recbole_adv.sweep import report
 from recbole_adv.sweep.data_cache import DataCache, cache_folder, clear_cache
 from recbole_adv.sweep.ledger import Ledger
@@ -115,28 +119,34 @@ def _prepare(plan: Plan, cache: DataCache, options: Options) -> None:
             f"{config['eval_args']}; give it a share of the split"
         )
     if options.scheduler == "pbt":
-        _check_shapes(plan, cache)
+        _check_exchange(plan, cache)
 
 
-def _check_shapes(plan: Plan, cache: DataCache) -> None:
-    """Population based training hands a model's weights to another setting: they must fit."""
-
-    def shapes(codes: dict[str, Any]) -> tuple:
-        config = plan.config(plan.job(codes))
-        net = data_and_model(config, cache.load)[-1]
-        weights = sorted((name, tuple(value.shape)) for name, value in net.state_dict().items())
-        return weights, config["learner"], config["max_learner"], config["techniques"]
-
+def _check_exchange(plan: Plan, cache: DataCache) -> None:
+    """Population based training goes on with one setting from the state of another: it must fit."""
     codes = {name: each.examples()[0] for name, each in plan.space.dimensions.items()}
-    first = shapes(codes)
-    for name, each in plan.space.dimensions.items():
-        for code in each.examples()[1:]:
-            if shapes({**codes, name: code}) != first:
-                raise ConfigError(
-                    f"{plan.space.source}: {name} changes the parameters of the model or of its "
-                    "optimizer, which pbt hands from one setting to another; leave it out, or write "
-                    "--scheduler=asha"
-                )
+    with TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
+        state = str(Path(folder) / "state.pth")
+
+        def build(codes: dict[str, Any], resume: str | None):
+            config = plan.config(plan.job(codes))
+            config["run_dir"] = config["checkpoint_dir"] = folder
+            return prepared_run(config, resume, cache.load)
+
+        with build(codes, None) as run:
+            run.trainer._attach_techniques()
+            checkpoint.save(run.trainer._state(-1), state)
+        for name, each in plan.space.dimensions.items():
+            for code in each.examples()[1:]:
+                try:
+                    with build({**codes, name: code}, state):
+                        pass
+                except CheckpointError as error:
+                    raise ConfigError(
+                        f"{plan.space.source}: pbt cannot change {name} while a model trains, since "
+                        "its values give the model or its training another shape; leave it out, or "
+                        "write --scheduler=asha"
+                    ) from error
 
 
 def _search(sweep: Sweep) -> dict[str, Any]:

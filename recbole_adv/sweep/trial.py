@@ -17,7 +17,7 @@ import torch
 from recbole_adv.errors import CheckpointError, RecBoleAdvError
 from recbole_adv.prepared_run import prepared_run
 from recbole_adv.sweep.data_cache import DataCache
-from recbole_adv.sweep.ledger import SCORES
+from recbole_adv.sweep.ledger import LAST, SCORES, read_schedule, write_schedule
 from recbole_adv.sweep.plan import Job, Plan
 from recbole_adv.trainer.report import finite
 
@@ -25,30 +25,26 @@ Report = Callable[[dict[str, Any], Any, int], None]
 """Takes the figures after a validation, the trainer and its epoch."""
 
 
-def run_job(
-    plan: Plan, job: Job, report: Report | None = None, resume: str | None = None
-) -> dict[str, Any]:
+def run_job(plan: Plan, job: Job, report: Report | None = None) -> dict[str, Any]:
     """Train; returns fields of a record: ``status``, and results or the ``reason`` of the failure.
 
-    Goes on from ``resume``, else from the job's own last checkpoint. A mistake in the setting (a
+    Goes on from the last checkpoint in the job's directory. A mistake in the setting (a
     :class:`RecBoleAdvError`) fails at once, anything else after ``plan.retries`` further attempts.
     """
-    reason, last = "", plan.folder / job.folder / "last.pth"
+    reason, folder = "", plan.folder / job.folder
     for _ in range(plan.retries + 1):
-        start = resume or (str(last) if last.is_file() else None)
+        resumed = (folder / LAST).is_file()
         try:
-            return _train(plan, job, report, start, new_rates=resume is not None)
-        except CheckpointError as error:
-            if start != str(last):
-                return _failed(error)
-            reason = str(error)  # anew, without the checkpoint that cannot be used
-            last.unlink(missing_ok=True)
+            return _train(plan, job, report, resumed)
         except RecBoleAdvError as error:
-            return _failed(error)
+            if not (resumed and isinstance(error, CheckpointError)):
+                return _failed(error)
+            reason = str(error)
+            (folder / LAST).unlink(missing_ok=True)  # anew, without what cannot be used
         except Exception as error:
             reason = _failed(error)["reason"]
             with suppress(OSError):
-                (plan.folder / job.folder / "error.txt").write_text(traceback.format_exc())
+                (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         finally:
             _release()
     return {"status": "failed", "reason": reason}
@@ -69,24 +65,30 @@ def _release() -> None:
         torch.cuda.empty_cache()
 
 
-def _train(
-    plan: Plan, job: Job, report: Report | None, resume: str | None, new_rates: bool
-) -> dict[str, Any]:
+def _train(plan: Plan, job: Job, report: Report | None, resumed: bool) -> dict[str, Any]:
     config, started, folder = plan.config(job), time.time(), plan.folder / job.folder
-    if resume is None:
+    schedule = read_schedule(folder) if resumed else []
+    if not resumed:
         (folder / SCORES).unlink(missing_ok=True)
-    cache, seen = DataCache(plan.cache), {"epochs": 0}
-    with prepared_run(config, resume, cache.load, new_rates) as run:
+    changed = bool(schedule) and schedule[-1][1] != job.setting
+    cache, epochs = DataCache(plan.cache), 0
+    with prepared_run(
+        config, str(folder / LAST) if resumed else None, cache.load, new_rates=changed
+    ) as run:
         trainer = run.trainer
-        seen["epochs"] = trainer.start_epoch
+        epochs = trainer.start_epoch
+        if changed or not schedule:
+            schedule.append((epochs, dict(job.setting)))
+            write_schedule(folder, schedule)
 
         def validated(epoch: int, score: float) -> None:
-            seen["epochs"] = epoch + 1
-            figures = {"epochs": epoch + 1, "valid_score": float(score)}
-            _append(folder / SCORES, {"epochs": epoch + 1, "score": score})
-            if report is not None and epoch + 1 < trainer.epochs:  # the last one comes at the end
+            nonlocal epochs
+            epochs = epoch + 1
+            _append(folder / SCORES, {"epochs": epochs, "score": score})
+            if report is not None and epochs < trainer.epochs:  # the last one comes at the end
                 best = float(trainer.best_valid_score)
-                report({**figures, "best_valid_score": best}, trainer, epoch)
+                figures = {"epochs": epochs, "valid_score": float(score), "best_valid_score": best}
+                report(figures, trainer, epoch)
 
         score, valid = trainer.fit(
             run.train_data, run.valid_data, saved=True, show_progress=False, callback_fn=validated
@@ -96,9 +98,11 @@ def _train(
         return {"status": "failed", "reason": "no score of the validation was a finite number"}
     return {
         "status": "done",
+        "setting": [setting for start, setting in schedule if start <= trainer.best_epoch][-1],
+        "schedule": schedule,
         "score": float(score),
         "best_epoch": trainer.best_epoch,
-        "epochs": seen["epochs"],
+        "epochs": epochs,
         "seconds": round(time.time() - started, 3),
         "valid": finite(dict(valid)),
         "test": test,

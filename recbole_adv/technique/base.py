@@ -77,11 +77,11 @@ class Technique:
     def after_step(self, turn: Turn, outcome: Outcome) -> None:
         """Called after each step that was not left out; ``turn.steps`` counts it already."""
 
-    def between_batches(self, moves: Sequence[tuple[str, Outcome]]) -> None:
-        """Called after each batch with the moves on it, by the player's name, and with none before the
-        first and after the last batch of a pass over the data.
+    def between_batches(self, moves: Sequence[tuple[str, Outcome]], batch: Any) -> None:
+        """Called after each batch with the moves on it, by the player's name.
 
-        No player is in the midst of a move then: the one place where weights may be put back.
+        Also, without moves and with None for the batch, before the first and after the last one. No
+        player is in the midst of a move then: the one place where weights may be put back.
         """
 
     def after_validation(self, epoch: int, score: float) -> None:

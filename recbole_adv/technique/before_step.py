@@ -7,9 +7,9 @@ from torch import Tensor, nn, optim
 
 from recbole_adv.errors import ConfigError
 
-# The optimizer's averages; the second number is the power of the gradient in them.
-_AVERAGES = {"momentum_buffer": 1, "exp_avg": 1, "grad_avg": 1, "sum": 2, "exp_avg_sq": 2}
-_AVERAGES |= {"max_exp_avg_sq": 2, "square_avg": 2}
+# The optimizers' sums of gradients and of their squares.
+_FIRST = ("momentum_buffer", "exp_avg", "grad_avg")
+_SECOND = ("sum", "exp_avg_sq", "max_exp_avg_sq", "square_avg")
 
 
 class BeforeStep:
@@ -18,19 +18,19 @@ class BeforeStep:
     Args:
         parameter: has a gradient.
         optimizer: is about to step.
-        with_averages: of its state too.
+        with_state: shorten its state too.
 
     Attributes:
         start: the weights before the step.
     """
 
-    def __init__(self, parameter: nn.Parameter, optimizer: optim.Optimizer, with_averages: bool):
+    def __init__(self, parameter: nn.Parameter, optimizer: optim.Optimizer, with_state: bool):
         self.parameter = parameter
         self.rows = touched_rows(parameter, optimizer)
         self.start = self._read(parameter).clone()
-        self.state = optimizer.state[parameter] if with_averages else {}
-        self.averages = {
-            name: self._read(value).clone() for name, value in self._present_averages().items()
+        self.state = optimizer.state[parameter] if with_state else {}
+        self.squares = {
+            name: self._read(value).clone() for name, value in self._present(_SECOND).items()
         }
 
     def now(self) -> Tensor:
@@ -41,22 +41,27 @@ class BeforeStep:
         """Go on with some of the rows only; keep: [k] their places in ``start``."""
         self.rows = keep if self.rows is None else self.rows[keep]
         self.start = self.start[keep]
-        self.averages = {name: value[keep] for name, value in self.averages.items()}
+        self.squares = {name: value[keep] for name, value in self.squares.items()}
 
     @torch.no_grad()
     def shorten(self, factor: Tensor) -> None:
         """Leave ``factor`` of the step where it is below 1; elsewhere nothing is written anew.
 
+        The optimizer's state shrinks with it: sums of gradients, which made the step, by ``factor``,
+        and what sums of squares grew by, by its square.
+
         factor: a scalar, or [n, 1, ...] for rows.
         """
         self._write(self.parameter, self.start, factor)
-        for name, value in self._present_averages().items():
-            before = self.averages.get(name)
+        for value in self._present(_FIRST).values():
+            self._write(value, torch.zeros_like(self._read(value)), factor)
+        for name, value in self._present(_SECOND).items():
+            before = self.squares.get(name)
             before = torch.zeros_like(self._read(value)) if before is None else before
-            self._write(value, before, factor ** _AVERAGES[name])
+            self._write(value, before, factor**2)
 
-    def _present_averages(self) -> dict[str, Tensor]:
-        kept = {n: v for n, v in self.state.items() if n in _AVERAGES and v is not None}
+    def _present(self, names: tuple[str, ...]) -> dict[str, Tensor]:
+        kept = {name: self.state[name] for name in names if self.state.get(name) is not None}
         if any(value.is_sparse for value in kept.values()):
             raise ConfigError(
                 "clippy_clip_state cannot follow the momentum of sparse gradients; set "

@@ -104,9 +104,9 @@ class Clippy(Technique):
         relative_threshold, absolute_threshold: lambda_rel and lambda_abs.
         embeddings: ``exclude``; ``rows``: a factor for each row; ``tensor``: one for the table.
         exclude: parameters whose name matches this regular expression are left alone.
-        clip_state: the optimizer's averages of gradients go only so far towards their new values
-            as the weights do, averages of squares the square of that: a spike does not stay in
-            them. The official ``clip_accumulator_update`` for any optimizer.
+        clip_state: the factor acts on the optimizer's state too, so that a spike does not stay in
+            it: momentum and Adam's mean are multiplied by it, sums of squares grow by its square
+            only. That is the official ``clip_accumulator_update`` for any optimizer.
     """
 
     concerns: ClassVar[str] = "all"

@@ -35,9 +35,7 @@ class DivergenceGuard(Technique):
     score, the whole trainer goes back to the last good snapshot, with lower rates, and on with the
     next batches. A snapshot is a candidate until ``patience`` steps without a micro-divergence have
     passed, since before that it may lie in the onset; after a collapse, which no loss has shown,
-    training goes back to the last validation that was sound.
-
-    Where the objective itself changes (an optimizer made anew, a penalty that switches on, the first
+    training goes back to the last validation that was sound. Where the objective itself changes (an optimizer made anew, a penalty that switches on, the first
     move or a phase of another player), the detectors start anew.
 
     Args:
@@ -107,13 +105,14 @@ class DivergenceGuard(Technique):
     def before_epoch(self, epoch: int) -> None:
         self.snapshots.epoch_begins()
 
-    def between_batches(self, moves: Sequence[tuple[str, Outcome]]) -> None:
+    def between_batches(self, moves: Sequence[tuple[str, Outcome]], batch: Any) -> None:
         for player, outcome in moves:
             self.watch.add(player, outcome, self.trainer.loop.turns[player].on_triples)
         objective, before = self._objective_now(), self._objective
         changed = before is not None and objective != before
         at_once = self.trainer.device.type == "cpu" or changed or not moves
-        if not (at_once or len(self.watch) >= self.block or self._snapshot_wanted()):
+        due = len(self.watch) >= self.block or self.snapshots.wanted(self.watch.steps)
+        if not (at_once or due):
             return
         self._objective = objective
         trouble = self._listen()
@@ -170,11 +169,6 @@ class DivergenceGuard(Technique):
         )
         return optimizers, weight, others
 
-    # --- going back -----------------------------------------------------------------------------
-
-    def _snapshot_wanted(self) -> bool:
-        return self.snapshots.wanted(self.watch.steps)
-
     def _renew_snapshots(self) -> str | None:
         """Take a snapshot if it is time; returns the sentence about weights that are no numbers."""
         if self.watch.suspicious and self.snapshots.good is not None:
@@ -182,7 +176,7 @@ class DivergenceGuard(Technique):
         step = self.watch.steps
         self.snapshots.promote(step)
         waiting = any(turn.waiting for turn in self.trainer.loop.turns.values())
-        if waiting or not self._snapshot_wanted():
+        if waiting or not self.snapshots.wanted(step):
             return None
         weights = [p.detach() for player in self.trainer.players for p in player.parameters]
         if not torch.stack([weight.isfinite().all() for weight in weights]).all():

@@ -17,7 +17,7 @@ from recbole_adv.technique.attack.consistency import Predictions
 from recbole_adv.technique.attack.figures import Figures
 from recbole_adv.technique.attack.kept import KeptMoves
 from recbole_adv.technique.attack.lookups import LookupPlace
-from recbole_adv.technique.attack.passes import Passes, repetition
+from recbole_adv.technique.attack.passes import Passes, Unusable, repetition
 from recbole_adv.technique.attack.plan import choose_place
 from recbole_adv.technique.attack.presets import recipe_of
 from recbole_adv.technique.attack.radius import Radius
@@ -180,12 +180,17 @@ class EmbeddingAttack(Technique):
         kind = (turn.on_triples, *(id(t.parameter) in owned for t in self.tables))
         if kind not in self._places:
             tables = [t for t in self.tables if id(t.parameter) in owned]
-            self._places[kind] = self._audited(turn, batch, tables) if tables else None
+            try:
+                self._places[kind] = self._audited(turn, batch, tables) if tables else None
+            except Unusable:
+                return None  # the engine has a sentence for a loss that is not finite
         return self._places[kind]
 
     def _audited(self, turn: Turn, batch: Any, tables: list[Table]) -> Place | None:
         def gradient(tensors):
             loss = total(turn.forward(batch))
+            if not bool(loss.isfinite()):
+                raise Unusable
             return torch.autograd.grad(loss, tensors, allow_unused=True)
 
         with replayed(self.model, random_state()):

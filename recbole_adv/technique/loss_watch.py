@@ -23,10 +23,11 @@ _ENDED = {OUTLIER: "it was an outlier", MICRO: "it was a micro-divergence"}
 
 
 class LossWatch:
-    """A detector for each part of one player's loss; of the others only nan and inf are seen.
+    """A detector for one player's loss and for each of its parts; of the others only nan and inf are seen.
 
-    The others' losses are supposed to rise in a game, and the watched one's shows what that did to
-    it. Losses stay on the device until they are read, all in one transfer.
+    One part may hide in the sum, and a small rise of all parts in each of them. The others' losses are
+    supposed to rise in a game, and the watched one shows what that did to it. Losses stay on the
+    device until they are read, all in one transfer.
 
     Args:
         player: whose losses are watched.
@@ -40,14 +41,13 @@ class LossWatch:
         self.player, self.arguments = player, arguments
         self.steps = 0
         self._detectors: dict[str, DivergenceDetector] = {}
-        self._unread: list[tuple[str, list[str], tuple[Tensor, ...]]] = []
+        self._unread: list[tuple[str, str, tuple[Tensor, ...]]] = []
 
     def add(self, player: str, outcome: Outcome, on_triples: bool) -> None:
         """Note the losses of one move; those on triples are of another kind."""
-        kind = "loss on triples" if on_triples else "loss"
-        count = len(outcome.parts)
-        names = [f"part {i} of the {kind}" if count > 1 else kind for i in range(1, count + 1)]
-        self._unread.append((player, names, outcome.parts))
+        if outcome.parts:
+            kind = "the loss on triples" if on_triples else "the loss"
+            self._unread.append((player, kind, outcome.parts))
 
     def __len__(self) -> int:
         """The moves that were not read yet."""
@@ -58,35 +58,47 @@ class LossWatch:
         unread, self._unread = self._unread, []
         values = iter(_numbers([part for _, _, parts in unread for part in parts]))
         events: list[tuple[str, str]] = []
-        for player, names, _ in unread:
+        for player, kind, parts in unread:
             self.steps += player == self.player
-            for name, loss in list(zip(names, values)):
-                found = self._judge(player, name, loss)
+            losses = {f"part {i} of {kind}": next(values) for i in range(1, len(parts) + 1)}
+            for name, loss in self._watched(kind, losses):
+                found = self._judge(player, kind, name, loss)
                 events += [found] if found else []
                 if found and found[0] == FULL:
                     return events
         return events
 
-    def _judge(self, player: str, name: str, loss: float) -> tuple[str, str] | None:
+    @staticmethod
+    def _watched(kind: str, losses: dict[str, float]) -> list[tuple[str, float]]:
+        """The parts, so that the one which is nan is named, and their sum."""
+        parts = list(losses.items()) if len(losses) > 1 else []
+        return [*parts, (kind, sum(losses.values()))]
+
+    def _judge(self, player: str, kind: str, name: str, loss: float) -> tuple[str, str] | None:
         step = f"step {self.steps}"
         if not math.isfinite(loss):
-            return FULL, f"the {name} of player {player!r} was {loss} at {step}"
+            return FULL, f"{name} of player {player!r} was {loss} at {step}"
         if player != self.player:
             return None
-        detector = self._detectors.setdefault(name, DivergenceDetector(**self.arguments))
-        event = detector.observe(loss)
+        whole = self._detector(kind).level
+        detector = self._detector(name)
+        event = detector.observe(loss, whole)
         if event is None:
             return None
         if event == SUSPECT:
-            said = (
-                f"is {loss:.4g} at {step}, above its band, which ends at {detector.limits()[1]:.4g}"
-            )
+            end = detector.limits(whole)[1]
+            said = f"is {loss:.4g} at {step}, above its band, which ends at {end:.4g}"
         elif event == FULL:
             since = self.steps - self.arguments["patience"]
             said = f"left its band at step {since} and was {loss:.4g} at {step}"
         else:
             said = f"is back in its band at {step}: {_ENDED[event]}"
-        return event, f"the {name} of player {player!r} {said}"
+        return event, f"{name} of player {player!r} {said}"
+
+    def _detector(self, name: str) -> DivergenceDetector:
+        if name not in self._detectors:
+            self._detectors[name] = DivergenceDetector(**self.arguments)
+        return self._detectors[name]
 
     @property
     def suspicious(self) -> bool:

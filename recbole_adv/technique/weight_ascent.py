@@ -195,7 +195,7 @@ class WeightAscent(Technique):
     @torch.no_grad()
     def _note(self, clean: Loss, there: Loss, moves: Sequence[Tensor], skipped: Tensor) -> None:
         self.means.add(
-            sharpness=total(there) - total(clean),
+            sharpness=(total(there) - total(clean)).sum(),  # some losses have shape [1]
             perturbation_norm=torch.stack([m.norm() for m in moves]).norm(),
             skipped=skipped,
         )

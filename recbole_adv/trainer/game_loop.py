@@ -97,13 +97,12 @@ class GameLoop:
         first = PlayerStatistics(maximises=False)
         passes = [(self.first,)] if first_alone else self.schedule.passes(epoch, self.turns_taken)
         self.turns = turns
-        self._between_batches([])
+        self._between_batches()
         for names in passes:
             self._run_pass(train_data, epoch, names, turns, joint, first, show_progress)
-        for name, turn in turns.items():
+        for turn in turns.values():
             self.engine.finish(turn)
-            self.steps_taken[name] = turn.steps
-        self._between_batches([])
+        self._between_batches()
         self.turns = {}  # the next ones may have other optimizers
         return first
 
@@ -129,19 +128,18 @@ class GameLoop:
                 if call_hook(self.model, "penalty_switches"):
                     self._renew(turns)
             self.batch_count += not alone
-            self._between_batches(moves)
+            self._between_batches(moves, batch)
             if show_progress:
                 self._show_losses(batches, last=index + 1 == n_batches)
         if alone:
             self._end_pass(names[0], epoch, turns)
 
-    def _between_batches(self, moves: list[tuple[str, Outcome]]) -> None:
+    def _between_batches(self, moves: Sequence[tuple[str, Outcome]] = (), batch=None) -> None:
         """Let the techniques look at a whole state, or put one back."""
         for name, turn in self.turns.items():
             self.steps_taken[name] = turn.steps
-        for turn in self.turns.values():
-            for technique in turn.techniques:
-                technique.between_batches(moves)
+        for technique in (t for turn in self.turns.values() for t in turn.techniques):
+            technique.between_batches(moves, batch)
 
     def _end_pass(self, name: str, epoch: int, turns: dict[str, Turn]) -> None:
         """A turn of whole epochs is over with the last of its passes."""

@@ -29,8 +29,7 @@ class SelectionMixin:
     def _validate(self, valid_data, epoch, verbose, saved, show_progress, callback_fn) -> bool:
         """Validate, keep the model if it is the best so far; returns whether to stop."""
         start = time()
-        with self._evaluation_weights():
-            score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+        score, result = self._valid_epoch(valid_data, show_progress=show_progress)
         self.valid_result = result
         for technique in self.techniques.all():
             technique.after_validation(epoch, score)
@@ -60,6 +59,16 @@ class SelectionMixin:
         if self.valid_metric_bigger:
             return score > self.best_valid_score
         return score < self.best_valid_score
+
+    def prepare_evaluation(self, train_data, valid_data, further_valids, tests) -> None:
+        """Say on what is validated and tested, before training; mistakes in the keys show here.
+
+        valid_data: the validation that selects; further_valids: others, by name; tests: loaders.
+        """
+        self.train_data, self.further_valid_data = train_data, further_valids
+        if self.evaluation is not None:
+            loaders = [valid_data, *further_valids.values(), *tests]
+            self.evaluation.prepare(self, [data for data in loaders if data])
 
     def _valid_epoch(self, valid_data, show_progress=False):
         """RecBole's method: the validation score, and metrics by name."""

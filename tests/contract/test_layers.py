@@ -17,7 +17,7 @@ ROWS = [
     {"technique", "model", "evaluation"},
     {"trainer", "discovery", "config", "config_check", "recbole_values", "run_directory"}
     | {"registration", "prepared_run"},
-    {"quick_start"},
+    {"quick_start", "seeds"},
     {"sweep"},
     {"cli", "command", "__main__", "__init__"},
 ]

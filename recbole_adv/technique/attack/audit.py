@@ -30,7 +30,6 @@ class Coverage:
         direct_frac: ``||gradient - gradient through lookups|| / ||gradient||``, the share that
             hooks on the lookups would miss.
         n_touched: rows with a non-zero gradient; ``n_looked_up``: rows that lookups read.
-        within_lookups: no other row than those looked up has a gradient.
         padding_norm: norm of the gradient of the padding row; None without one.
         mean_row_norm: of the table's weights, padding left out.
     """
@@ -40,9 +39,17 @@ class Coverage:
     direct_frac: float | None
     n_touched: int
     n_looked_up: int
-    within_lookups: bool
     padding_norm: float | None
     mean_row_norm: float
+
+    @property
+    def by_lookup(self) -> bool:
+        """Whether lookups carry the whole gradient, so that no other row can have one.
+
+        Not decided by which rows have a gradient: a small graph model may happen to have one only
+        in rows that the first batch looks up.
+        """
+        return self.direct_frac is not None and self.direct_frac <= EXACT
 
 
 def coverage(
@@ -90,16 +97,13 @@ def _row(table: Table, gradient: Tensor | None, indices: list, pairs: list) -> C
     mean, device = mean_row_norm(table), table.parameter.device
     rows = torch.unique(torch.cat(indices)) if indices else torch.empty(0).long().to(device)
     if gradient is None:
-        return Coverage(table, None, None, 0, rows.numel(), False, None, mean)
+        return Coverage(table, None, None, 0, rows.numel(), None, mean)
     gradient = gradient.to_dense() if gradient.is_sparse else gradient
     gradient = gradient.flatten(1).double()
     missed = (gradient - _sum_of_lookups(table, gradient, pairs)).norm()
     touched = gradient.abs().amax(1) > 0
     n_touched = int(touched.sum())
     padding = None if table.padding is None else gradient[table.padding].norm().item()
-    elsewhere = touched.index_fill(0, rows, False)
-    if table.padding is not None:
-        elsewhere[table.padding] = False
     total = gradient.norm()
     return Coverage(
         table,
@@ -107,7 +111,6 @@ def _row(table: Table, gradient: Tensor | None, indices: list, pairs: list) -> C
         direct_frac=(missed / total).item() if total > 0 else 0.0,
         n_touched=n_touched,
         n_looked_up=rows.numel(),
-        within_lookups=bool(indices) and not bool(elsewhere.any()),
         padding_norm=padding,
         mean_row_norm=mean,
     )
@@ -132,14 +135,20 @@ class Audit:
     Attributes:
         rows: a coverage for each table, those that are attacked first.
         n_attacked: how many of them are.
-        share: the attacked tables' part of the squared norm of the gradient in all parameters.
+        square_norm: the squared norm of the gradient in all parameters.
         loss: of the batch.
     """
 
     rows: list[Coverage]
     n_attacked: int
-    share: float
+    square_norm: float
     loss: float
+
+    @property
+    def share(self) -> float:
+        """The attacked tables' part of ``square_norm``."""
+        squares = sum((row.gradient_norm or 0.0) ** 2 for row in self.rows[: self.n_attacked])
+        return squares / self.square_norm if self.square_norm > 0 else 0.0
 
 
 def audit(
@@ -167,6 +176,4 @@ def audit(
 
     with replayed(model, random_state()):
         rows = coverage([*attacked, *others], gradient)
-    squares = sum((row.gradient_norm or 0.0) ** 2 for row in rows[: len(attacked)])
-    share = squares / kept["squares"] if kept["squares"] > 0 else 0.0
-    return Audit(rows, len(attacked), share, kept["loss"].item())
+    return Audit(rows, len(attacked), kept["squares"], kept["loss"].item())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,9 +95,12 @@ class Passes:
             return loss, gradients if self.weight > 0 else [-g for g in gradients]
 
     def look(self, moves: Moves) -> tuple[Tensor, list[Tensor]]:
-        """The loss there and its gradient in the tensors of the place; ``.grad`` stays as it is."""
+        """The loss there and its gradient in the tensors of the place; ``.grad`` stays as it is.
+
+        Raises :class:`Unusable` if the perturbed loss is not finite.
+        """
         deltas = self.deltas(moves)
-        with self._pass(), self.place.at(deltas):
+        with self._pass(), self.place.at(deltas), self._checked(moves):
             loss, gradients = self.turn.gradient(self.batch, self._of)
             return loss, self.place.gradients(gradients)
 
@@ -107,8 +110,7 @@ class Passes:
         usable: a truth on the device, without which the pass is :class:`Unusable` too.
         """
         deltas = self.deltas(moves)
-        checked = nullcontext() if moves is None else self._checked(usable)
-        with self._pass(), self.place.at(deltas), checked:
+        with self._pass(), self.place.at(deltas), self._checked(moves, usable):
             return self.backward(self.batch, share * self.weight)
 
     @contextmanager
@@ -122,11 +124,14 @@ class Passes:
             self.turn.forward = own
 
     @contextmanager
-    def _checked(self, usable: Tensor | None) -> Iterator[None]:
+    def _checked(self, moves: Moves, usable: Tensor | None = None) -> Iterator[None]:
         """The engine stops the run at a loss that is not finite; a perturbed one is only left out.
 
         This is the one place of an attack that waits for the device.
         """
+        if moves is None:
+            yield
+            return
         forward = self.turn.forward
 
         def checked(batch: Any) -> Loss:

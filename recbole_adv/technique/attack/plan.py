@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from logging import getLogger
 
 from recbole_adv.errors import ConfigError
-from recbole_adv.technique.attack.audit import EXACT, Coverage
+from recbole_adv.technique.attack.audit import Coverage
 from recbole_adv.technique.attack.lookups import LookupPlace
 from recbole_adv.technique.attack.weights import WeightPlace
 
@@ -16,8 +16,8 @@ def choose_place(
 ) -> WeightPlace | LookupPlace | None:
     """The place for an attack on the tables that have a gradient; None where none has one.
 
-    On tables it is enough to write the rows that a batch looks up, if no other row has a gradient
-    (``rows: touched``); graph models and full softmaxes read all rows.
+    On tables it is enough to write the rows that a batch looks up, if lookups carry the whole
+    gradient (``rows: touched``); graph models and full softmaxes read all rows.
 
     Raises :class:`ConfigError` where the scope ``sample`` would miss part of the gradient, or
     ``rows: looked_up`` names a table that is not looked up.
@@ -33,7 +33,7 @@ def choose_place(
     tables = [row.table for row in of_loss]
     if scope == "sample":
         for row in of_loss:
-            if not row.direct_frac <= EXACT:
+            if not row.by_lookup:
                 raise ConfigError(
                     f"embedding_attack_scope: sample perturbs lookups, and {row.direct_frac:.2g} of the "
                     f"gradient of {row.table.name} does not come through lookups in {model}; write "
@@ -55,4 +55,4 @@ def _by_lookup(row: Coverage, rows: str, model: str) -> bool:
             f"embedding_attack_rows: looked_up needs lookups, and {row.table.name} of {model} is not "
             "looked up; write touched or all"
         )
-    return rows == "looked_up" or (rows == "touched" and row.within_lookups)
+    return rows == "looked_up" or (rows == "touched" and row.by_lookup)

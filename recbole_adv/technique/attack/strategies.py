@@ -67,12 +67,16 @@ def last_counts(passes: Passes, ascent: Ascent, weight: float) -> Attacked:
     moves = ascent.start(passes)
     if moves is not None:
         gradients = None
-    for _ in range(ascent.recipe.steps):
-        if gradients is None:
-            gradients = passes.look(moves)[1]
-        moves = ascent.step(moves, gradients)
-        gradients = None
-    return _finish(passes, moves, weight, clean, None if clean is None else total(clean))
+    reference = None if clean is None else total(clean)
+    try:
+        for _ in range(ascent.recipe.steps):
+            if gradients is None:
+                gradients = passes.look(moves)[1]
+            moves = ascent.step(moves, gradients)
+            gradients = None
+        return _followed(passes, moves, weight, clean, reference)
+    except Unusable:
+        return _left_out(passes, clean)
 
 
 def every_counts(passes: Passes, ascent: Ascent, weight: float, moves: Moves) -> Attacked:
@@ -123,24 +127,29 @@ def consistency_counts(
 
     moves = passes.place.mask([torch.randn_like(like) for like in passes.place.shapes()])
     moves = ascent.direction(moves)
-    with passes.minimising(divergence):
-        for _ in range(ascent.recipe.steps):
-            gradients = passes.look([probe * move for move in moves])[1]
-            moves = ascent.direction(gradients)
-        return _finish(passes, moves, weight, clean, torch.zeros_like(total(clean)))
+    try:
+        with passes.minimising(divergence):
+            for _ in range(ascent.recipe.steps):
+                gradients = passes.look([probe * move for move in moves])[1]
+                moves = ascent.direction(gradients)
+            return _followed(passes, moves, weight, clean, torch.zeros_like(total(clean)))
+    except Unusable:
+        return _left_out(passes, clean)
 
 
-def _finish(
+def _followed(
     passes: Passes, moves: Moves, weight: float, clean: Loss | None, reference: Tensor | None
 ) -> Attacked:
-    """The pass that counts; without it the clean gradient must, if it has not."""
+    """The pass at the end of the ascent, which counts."""
     norms = row_norms(moves)
-    try:
-        loss = passes.last(moves, weight, torch.stack([norm.any() for norm in norms]).any())
-    except Unusable:
-        shown = passes.last(None, 1.0) if clean is None else clean
-        return Attacked(shown, None, reference, None, moves)
+    loss = passes.last(moves, weight, torch.stack([norm.any() for norm in norms]).any())
     return Attacked(loss if clean is None else clean, total(loss), reference, norms, moves)
+
+
+def _left_out(passes: Passes, clean: Loss | None) -> Attacked:
+    """Without the adversarial term the clean one must count, if it has not."""
+    shown = passes.last(None, 1.0) if clean is None else clean
+    return Attacked(shown, None, None, None, None)
 
 
 def row_norms(moves: Moves) -> list[Tensor] | None:
