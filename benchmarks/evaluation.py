@@ -4,7 +4,8 @@
     python benchmarks/evaluation.py --users 5000 --items 5000
 
 Generated interactions (10 training, 1 validation and 2 test rows a user), BPR with embeddings of 64
-as initialised, one thread. Ratios are of times per user: RecBole and recbole_adv one right after
+as initialised, and NeuMF, which has no method that scores all items; one thread. Ratios are of
+processor times per user: RecBole and recbole_adv one right after
 the other on the same users, the median of several repetitions; all users are ranked once more by
 recbole_adv alone. RecBole is run as it comes (eval_batch_size 4096, here one user at a time), and with
 an eval_batch_size that gives chunks of as many users as ours have.
@@ -106,9 +107,9 @@ def timed(trainer, loader, evaluation) -> tuple[float, float, float, dict]:
     """Milliseconds per user, MB added, MB at the peak, and the result."""
     trainer.evaluation = evaluation
     with PeakMemory() as memory:
-        start = time.perf_counter()
+        start = time.process_time()
         result = trainer.evaluate(loader, load_best_model=False)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
     return 1000 * seconds / len(loader.uid_list), memory.added, memory.peak, result
 
 
@@ -144,22 +145,22 @@ def show(row: dict) -> None:
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def measure(options: argparse.Namespace, folder: str) -> dict:
-    """Everything, as plain data."""
+def measure(options: argparse.Namespace, folder: str, model: str, n_users: int) -> dict:
+    """A model against RecBole on ``n_users``, and for BPR all users, as plain data."""
     settings = {**SETTINGS, "data_path": folder, "eval_memory_mb": options.memory_mb}
-    config = Config("BPR", "made", config_dict=settings, command_line=())
+    config = Config(model, "made", config_dict=settings, command_line=())
     with prepared_run(config) as run:
         ours = evaluation_of(config)
-        at_once = max(options.memory_mb * 2**20 // (8 * run.test_data._dataset.item_num), 1)
-        kinds = {"as it comes": max(4096 // run.test_data._dataset.item_num, 1)}
-        kinds["chunks as ours"] = at_once
+        n_items = run.test_data._dataset.item_num
+        at_once = max(options.memory_mb * 2**20 // (8 * n_items), 1)
+        kinds = {"as it comes": max(4096 // n_items, 1), "chunks as ours": min(at_once, n_users)}
         rows = []
         for name, of_stock in kinds.items():
-            n_users = min(options.stock_users, options.users)
-            rows.append(compare(run, config, ours, n_users, of_stock, name, options.repeats))
-            if len(rows) == 1:
-                print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
+            row = compare(run, config, ours, n_users, of_stock, name, options.repeats)
+            rows.append({"model": model, **row})
             show(rows[-1])
+        if model != "BPR":
+            return {"compared": rows}
         per_user, added, peak, _ = timed(run.trainer, run.test_data, ours)
     whole = {"users": options.users, "items": options.items, "memory_mb": options.memory_mb}
     whole |= {"users at once": at_once, "ms per user": per_user, "MB added": added, "peak MB": peak}
@@ -181,13 +182,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         generate(Path(folder), options.users, options.items)
-        found = measure(options, folder)
+        head = ["model", "RecBole", "users", "RecBole ms per user", "ours ms per user", "ratio"]
+        head += ["from", "to", "RecBole MB added", "ours MB added", "largest difference"]
+        print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+        found = measure(options, folder, "BPR", min(options.stock_users, options.users))
+        found["compared"] += measure(options, folder, "NeuMF", 40)["compared"]
     print("\nAll users:", json.dumps(found["whole"]))
     defaults = {action.dest: action.default for action in parser._actions}
     if all(getattr(options, key) == defaults[key] for key in vars(options)):
         before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else None
         for old, new in zip(before["compared"] if before else (), found["compared"]):
-            print(f"ratio {new['RecBole']}: {old['ratio']:.3f} before, {new['ratio']:.3f} now")
+            name = f"{new['model']}, RecBole {new['RecBole']}"
+            print(f"{name}: ratio {old['ratio']:.3f} before, {new['ratio']:.3f} now")
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 

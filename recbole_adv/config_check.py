@@ -16,6 +16,7 @@ import yaml
 from recbole_adv import discovery
 from recbole_adv.data.shift_plan import check_shift
 from recbole_adv.data.train_sampler import check_train_sampler
+from recbole_adv.environment.keys import check_environments
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.evaluation.keys import check_evaluation
 from recbole_adv.game.optimizer import PLAYER_KEYS, check_learner
@@ -45,6 +46,7 @@ def check_config(config) -> None:
     check_recbole_values(config)
     check_shift(final)
     check_evaluation(final)
+    check_environments(final, config.external_config_dict, config.model)
     check_train_sampler(final)
     for player in ("min", "max"):
         check_learner(final, player)

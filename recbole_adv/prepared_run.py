@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import pandas
 from recbole.data import create_dataset
-from recbole.utils import EvaluatorType, init_seed
+from recbole.utils import EvaluatorType, init_seed, set_color
 
 from recbole_adv.data.preparation import Prepared, prepare_data
 from recbole_adv.errors import ConfigError, DataError, RecBoleAdvError
+from recbole_adv.evaluation.evaluation import with_prefix
 from recbole_adv.evaluation.further_sets import further_tests, further_valids
+from recbole_adv.loader import build_sequences_lazily, tensor_samplers
 from recbole_adv.run_directory import RunDirectory
 from recbole_adv.trainer import trainer_class
 
@@ -28,6 +30,17 @@ class PreparedRun(NamedTuple):
     valid_data: Any
     test_data: Any
     data: Prepared
+
+    def test(self, load_best_model: bool, show_progress: bool = False) -> dict[str, float] | None:
+        """The metrics on the test data; of further tests, with their names in front."""
+        trainer, logger = self.trainer, getLogger()
+        result = trainer.evaluate(self.test_data, load_best_model, show_progress=show_progress)
+        logger.info(set_color("test result", "yellow") + f": {result}")
+        for name, data in further_tests(trainer.config, self.data).items():
+            further = trainer.evaluate(data, load_best_model=False, show_progress=show_progress)
+            logger.info(set_color(f"test result on {name}", "yellow") + f": {further}")
+            result |= with_prefix(name, further)
+        return result
 
 
 @contextmanager
@@ -72,6 +85,8 @@ def _resume(trainer, resume: str, new_rates: bool) -> None:
     for name, each in trainer._all_optimizers().items() if new_rates else ():
         for group, own in zip(each.param_groups, built[name]):
             group.update(own)
+            if "initial_lr" in group:  # what a schedule of the rate multiplies
+                group["initial_lr"] = group["lr"]
 
 
 def data_and_model(config, load: Callable | None = None):
@@ -99,7 +114,8 @@ def load_data(config):
 
 def make_loaders(config, dataset, prepared=None):
     """The loaders of the three parts of a dataset; ``prepared``: as in ``prepare_data``."""
-    return in_words(config, lambda: prepare_data(config, dataset, prepared)).loaders
+    with tensor_samplers(config["train_loader"] == "tensor"):
+        return in_words(config, lambda: prepare_data(config, dataset, prepared)).loaders
 
 
 def load_dataset(config):
@@ -111,6 +127,8 @@ def load_dataset(config):
         dataset = in_words(config, lambda: create_dataset(config))
     finally:
         config["model"] = name
+    if config["train_loader"] == "tensor":
+        build_sequences_lazily(dataset)
     getLogger().info(dataset)
     return dataset
 

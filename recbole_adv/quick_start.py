@@ -14,9 +14,8 @@ from recbole_adv import checkpoint, ray_session
 from recbole_adv.config import Config
 from recbole_adv.data.check import check_dataset
 from recbole_adv.discovery import find_model
+from recbole_adv.environment.environment_file import write_environments
 from recbole_adv.errors import CheckpointError, ConfigError
-from recbole_adv.evaluation.evaluation import with_prefix
-from recbole_adv.evaluation.further_sets import further_tests
 from recbole_adv.prepared_run import data_and_model as _data_and_model
 from recbole_adv.prepared_run import prepared_run
 
@@ -64,14 +63,9 @@ def run_recbole_adv(
         best_valid_score, best_valid_result = trainer.fit(
             run.train_data, run.valid_data, saved=saved, show_progress=progress
         )
-        test_result = trainer.evaluate(run.test_data, load_best_model=saved, show_progress=progress)
-        tests = further_tests(config, run.data)
         logger.info(set_color("best valid ", "yellow") + f": {best_valid_result}")
-        logger.info(set_color("test result", "yellow") + f": {test_result}")
-        for name, data in tests.items():
-            of_set = trainer.evaluate(data, load_best_model=False, show_progress=progress)
-            logger.info(set_color(f"test result on {name}", "yellow") + f": {of_set}")
-            test_result |= with_prefix(name, of_set)
+        test_result = run.test(load_best_model=saved, show_progress=progress)
+        _keep_environments(trainer.model, run)
         logger.info(set_color("run directory", "yellow") + f": {run.directory.path}")
         named = {"model": config["model"], "dataset": config["dataset"]}
         result = {
@@ -82,6 +76,13 @@ def run_recbole_adv(
         }
         run.directory.write_result({**named, **result})
     return {**result, "run_dir": str(run.directory.path)}
+
+
+def _keep_environments(model, run) -> None:
+    """Write what a model has inferred of its training rows, which ``environment_file`` reads."""
+    inferred = getattr(model, "inferred_environments", lambda: None)()
+    if inferred is not None:
+        write_environments(run.directory.path, run.train_data._dataset, inferred)
 
 
 def _checkpoint_in(path: str) -> str:

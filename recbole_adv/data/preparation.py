@@ -16,7 +16,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.utils import create_samplers, get_dataloader
 
 from recbole_adv.data import leak_check
-from recbole_adv.data.shift_plan import Plan, plan_of, users_in_group
+from recbole_adv.data.shift_plan import Plan, plan_of, split_path, users_in_group
 from recbole_adv.data.shift_split import Rows, split_rows
 from recbole_adv.data.split_file import Split, fingerprint, load_split, part_named, save_split
 from recbole_adv.data.split_report import as_table, describe, statistics
@@ -108,7 +108,7 @@ def _split(config, dataset, prepared: Prepared) -> None:
     notes: dict[str, dict[str, float]] = {}
     if config["shift_file"] is not None:
         settings = plan.settings if plan else None
-        split = load_split(config["shift_file"], settings, rows.user, rows.item)
+        split = load_split(split_path(config), settings, rows.user, rows.item)
         text = f"split by shift_file {config['shift_file']}: {split.settings}"
     else:
         assert plan is not None
@@ -184,11 +184,14 @@ def _say_later(logger, config, prepared: Prepared, sequential: bool) -> dict[str
     else:
         by_time = config["benchmark_filename"] or config["eval_args"].get("order") == "TO"
     later = {}
+    drawn = prepared.split is not None and not sequential
     for name, part in prepared.parts.items():
-        counted = leak_check.later_rows(prepared.parts["train"], part) if by_time else None
-        if name == "train" or counted is None:
+        # The rows of an id part of a temporal split are drawn from all of its past.
+        if name == "train" or (drawn and name.endswith("_id")):
             continue
-        later[name] = counted
+        counted = leak_check.later_rows(prepared.parts["train"], part) if by_time else None
+        if counted is not None:
+            later[name] = counted
     found = [
         f"{c['rows']} than the earliest row of {name} ({c['of_own_user']} than that of their own user)"
         for name, c in later.items()

@@ -76,7 +76,7 @@ def check_shift(final: Mapping[str, Any]) -> None:
             f"further tests, got {parts}; write benchmark_filename: [train, valid, test]"
         )
     _check_leak_keys(final)
-    if final["shift_file"] is not None and not Path(final["shift_file"]).is_file():
+    if final["shift_file"] is not None and not Path(split_path(final)).is_file():
         raise ConfigError(
             f"there is no split in shift_file {final['shift_file']!r}; write the path of a run's "
             "split.npz"
@@ -103,6 +103,12 @@ def check_shift(final: Mapping[str, Any]) -> None:
             f"shift_share {final['shift_share']:g} of the interactions in each of {n_parts} "
             f"held-out parts leaves none to train on; write less than {1 / n_parts:.3g}"
         )
+
+
+def split_path(config) -> str:
+    """``shift_file``; where it is gone, the copy that a run keeps, for a saved model of that run."""
+    file, own = config["shift_file"], Path(config["run_dir"] or "", "split.npz")
+    return str(own) if config["run_dir"] and own.is_file() and not Path(file).is_file() else file
 
 
 def _check_parts(key: str, value: Any) -> None:

@@ -74,14 +74,16 @@ class Units:
         for key in (self.item, self.user):
             stays = np.bincount(key[self.left & ~free], minlength=key.max() + 1) > 0
             order = rng.permutation(np.flatnonzero(free & ~stays[key]))
-            free[order[np.unique(key[order], return_index=True)[1]]] = False
+            kept = np.full(len(stays), -1)
+            kept[key[order]] = order  # of several units of a key the last one in a random order
+            free[kept[kept >= 0]] = False
         return free
 
 
 def _last_of(user: np.ndarray, left: np.ndarray) -> np.ndarray:
     """[M] bool: the last unit of each user among those left."""
     last = np.full(user.max() + 1, -1)
-    np.maximum.at(last, user[left], np.flatnonzero(left))
+    last[user[left]] = np.flatnonzero(left)  # where a user comes again, the last value stays
     ends = np.zeros(len(user), dtype=bool)
     ends[last[last >= 0]] = True
     return ends

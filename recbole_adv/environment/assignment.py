@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_adv.environment.balance import balanced_least_cost
+
 
 class EnvironmentAssignment(nn.Module):
     """A hard environment for every training row, as a buffer of full size from the start.
@@ -65,18 +67,21 @@ class EnvironmentAssignment(nn.Module):
         return int(row_idx[before != self.environment[row_idx]].unique().numel())
 
     @torch.no_grad()
-    def reassign(self, row_idx: Tensor, cost: Tensor) -> int:
+    def reassign(self, row_idx: Tensor, cost: Tensor, balanced: bool = False) -> int:
         """Put each row into its cheapest environment; how many moved.
 
         A tie with the row's present environment keeps it, so that rows do not wander, and so does
         a cost that is nan. Of several cheaper ones that tie, the lowest index is taken.
 
-        row_idx: [B] int64, each row once; cost: [B, E].
+        row_idx: [B] int64, each row once; cost: [B, E]; balanced: environments of equal size among
+        these rows (:func:`recbole_adv.environment.balance.balanced_least_cost`).
         """
         if cost.shape != (len(row_idx), self.n_environments):
             raise ValueError(
                 f"cost must be [{len(row_idx)}, {self.n_environments}], got {list(cost.shape)}"
             )
+        if balanced:
+            return self.assign(row_idx, balanced_least_cost(cost.nan_to_num(0.0)))
         here = self.of(row_idx)
         least, cheapest = cost.min(dim=1)
         moves = least < cost.gather(1, here.unsqueeze(1)).squeeze(1)

@@ -1,4 +1,4 @@
-"""Environments that are known before training: popularity, activity, time, a column, chance.
+"""Environments that are known before training: popularity, activity, tastes, time, columns, chance.
 
 A source is one function (dataset, request) -> [N], entered in :data:`SOURCES`. It sees the built
 training dataset only, so validation and test interactions have no say.
@@ -6,13 +6,16 @@ training dataset only, so validation and test interactions have no say.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from recbole_adv.environment.columns import column_values, columns_of, keys_of
+from recbole_adv.environment.environment_file import read_environments
+from recbole_adv.environment.kmeans import kmeans_environments
 from recbole_adv.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -21,25 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a source."""
+    """What is asked of a source: the keys ``environment_*``.
+
+    balanced: equal mass also where the source has another measure; features: of 'kmeans'; file:
+    of 'inferred'.
+    """
 
     n_environments: int | None
     column: str | None = None
     seed: int = 0
+    balanced: bool = False
+    features: Sequence[str] | None = None
+    file: str | None = None
 
 
-def environments_of(
-    dataset: Dataset,
-    *,
-    source: str,
-    n_environments: int | None = None,
-    column: str | None = None,
-    seed: int = 0,
-) -> Tensor:
+def environments_of(dataset: Dataset, *, source: str, **asked) -> Tensor:
     """The environment of each training row.
 
-    dataset: RecBole's training dataset, built; source: a name of :data:`SOURCES`;
-    n_environments: E, None only for a token column; column: for 'column'; seed: for 'random'.
+    dataset: RecBole's training dataset, built; source: a name of :data:`SOURCES`; asked: the fields
+    of :class:`Request`; n_environments is None only where the source has its own number.
     Returns [N] int64 in 0..E-1 in the order of ``dataset.inter_feat``; no environment is empty.
     """
     if source not in SOURCES:
@@ -47,7 +50,8 @@ def environments_of(
             f"the source of environments must be one of {', '.join(SOURCES)}, got {source!r}"
             + (suggest(source, SOURCES) or "; write item_popularity")
         )
-    return SOURCES[source](dataset, Request(n_environments, column, seed))
+    asked.setdefault("n_environments", None)
+    return SOURCES[source](dataset, Request(**asked))
 
 
 def mass_quantiles(*keys: Tensor, n_environments: int | None) -> Tensor:
@@ -59,7 +63,7 @@ def mass_quantiles(*keys: Tensor, n_environments: int | None) -> Tensor:
 
     keys: [N] each; n_environments: E.   Returns [N] int64, 0 the smallest keys, none empty.
     """
-    n_environments = _at_least_two(n_environments)
+    n_environments = at_least_two(n_environments)
     code = torch.zeros_like(keys[0], dtype=torch.int64)
     for key in keys:
         distinct, rank = torch.unique(key, return_inverse=True)
@@ -82,7 +86,7 @@ def mass_quantiles(*keys: Tensor, n_environments: int | None) -> Tensor:
     return torch.searchsorted(first, code, right=True)
 
 
-def _at_least_two(n_environments: int | None) -> int:
+def at_least_two(n_environments: int | None) -> int:
     if n_environments is None or n_environments < 2:
         raise ConfigError(
             f"n_environments must be at least 2, got {n_environments}; write n_environments: 2"
@@ -108,6 +112,49 @@ def user_activity(dataset: Dataset, request: Request) -> Tensor:
     return _by_count(dataset.inter_feat[dataset.uid_field], request.n_environments)
 
 
+def user_group(dataset: Dataset, request: Request) -> Tensor:
+    """S-DRO's groups of users (:func:`user_groups`); ``balanced``: mass quantiles of the share."""
+    user = dataset.inter_feat[dataset.uid_field]
+    if request.balanced:
+        _, share = user_groups(dataset)
+        return mass_quantiles(share[user], user, n_environments=request.n_environments)
+    if request.n_environments not in (None, 3):
+        raise ConfigError(
+            "user_group has 3 environments (niche, diverse, blockbuster), got n_environments "
+            f"{request.n_environments}; write n_environments: 3, or environment_balanced: True"
+        )
+    environment = user_groups(dataset)[0][user]
+    found = torch.bincount(environment, minlength=3)
+    if int(found.min()) == 0:
+        sizes = ", ".join(f"{n} {name}" for n, name in zip(found.tolist(), USER_GROUPS))
+        raise ConfigError(
+            f"user_group finds no row of one group (of the training rows {sizes}); write "
+            "environment_balanced: True"
+        )
+    return environment
+
+
+def user_groups(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """The group of each user by the share r of popular items in his training rows, and r.
+
+    Popular is the fifth of the items with most rows. 0 niche (r < 0.6), 1 diverse (r < 0.8), 2
+    blockbuster (Wen et al., WWW 2022, with the bounds of anzhang314/InvCF at f3e77ad).
+
+    Returns [U] int64 and [U] float64; 0 for a user without rows.
+    """
+    user, item = (dataset.inter_feat[f] for f in (dataset.uid_field, dataset.iid_field))
+    count = torch.bincount(item)
+    popular = torch.zeros(len(count), dtype=torch.bool)
+    n_popular = -(-int((count > 0).sum()) // 5)
+    popular[count.argsort(descending=True, stable=True)[:n_popular]] = True
+    n_rows = torch.bincount(user, minlength=dataset.user_num)
+    n_hits = torch.bincount(user[popular[item]], minlength=dataset.user_num)
+    # In whole numbers: 3 of 5 is no less than 0.6.
+    at_least_3, at_least_4 = 5 * n_hits >= 3 * n_rows, 5 * n_hits >= 4 * n_rows
+    group = (at_least_3.long() + at_least_4.long()) * (n_rows > 0)
+    return group, n_hits / n_rows.clamp(min=1).double()
+
+
 def time(dataset: Dataset, request: Request) -> Tensor:
     """When the interaction (of a sequential dataset: the target) took place; 0 is the earliest.
 
@@ -115,14 +162,16 @@ def time(dataset: Dataset, request: Request) -> Tensor:
     """
     field = dataset.time_field
     if field is None or field not in dataset.inter_feat:
-        loaded = [c for c in _columns(dataset) if c in dataset.inter_feat]
+        loaded = [c for c in columns_of(dataset) if c in dataset.inter_feat]
         raise ConfigError(
             f"the source time needs the timestamps of the interactions, got only the columns "
             f"{', '.join(loaded)}; write load_col: "
             f"{{inter: [{', '.join([*loaded, field or 'timestamp'])}]}}"
             + ("" if field else " and TIME_FIELD: timestamp")
         )
-    return mass_quantiles(*_keys(dataset.inter_feat[field]), n_environments=request.n_environments)
+    return mass_quantiles(
+        *keys_of(dataset.inter_feat[field]), n_environments=request.n_environments
+    )
 
 
 def column(dataset: Dataset, request: Request) -> Tensor:
@@ -131,9 +180,9 @@ def column(dataset: Dataset, request: Request) -> Tensor:
     A token column: one environment for each value that training rows have (a missing value, [PAD],
     is a value), in the order of RecBole's ids. A float column: mass quantiles.
     """
-    values, kind = _column_values(dataset, request.column)
+    values, kind = column_values(dataset, request.column, "column")
     if kind == "float":
-        return mass_quantiles(*_keys(values), n_environments=request.n_environments)
+        return mass_quantiles(*keys_of(values), n_environments=request.n_environments)
     distinct, environment = torch.unique(values, return_inverse=True)
     found, wanted = len(distinct), request.n_environments
     if found < 2:
@@ -149,9 +198,27 @@ def column(dataset: Dataset, request: Request) -> Tensor:
     return environment
 
 
+def kmeans(dataset: Dataset, request: Request) -> Tensor:
+    """Clusters of what is known of the rows (:mod:`recbole_adv.environment.kmeans`)."""
+    n_environments = at_least_two(request.n_environments)
+    return kmeans_environments(
+        dataset, n_environments, request.features, request.seed, request.balanced
+    )
+
+
+def inferred(dataset: Dataset, request: Request) -> Tensor:
+    """What another run inferred (:mod:`recbole_adv.environment.environment_file`)."""
+    if request.file is None:
+        raise ConfigError(
+            "the source inferred reads a file, got environment_file None; write the "
+            "environments.inter of a run of EIIL or InvPref"
+        )
+    return read_environments(request.file, dataset, request.n_environments)
+
+
 def random(dataset: Dataset, request: Request) -> Tensor:
     """Chance, by the seed; sizes differ by at most 1. The control for every other source."""
-    n_environments, n_rows = _at_least_two(request.n_environments), len(dataset.inter_feat)
+    n_environments, n_rows = at_least_two(request.n_environments), len(dataset.inter_feat)
     if n_environments > n_rows:
         raise ConfigError(
             f"n_environments must be at most the number of training rows, {n_rows}, "
@@ -161,50 +228,16 @@ def random(dataset: Dataset, request: Request) -> Tensor:
     return torch.randperm(n_rows, generator=generator) % n_environments
 
 
+USER_GROUPS = ("niche", "diverse", "blockbuster")
+"""The environments of 'user_group'."""
+
 SOURCES: dict[str, Callable[[Dataset, Request], Tensor]] = {
     "item_popularity": item_popularity,
     "user_activity": user_activity,
+    "user_group": user_group,
     "time": time,
     "column": column,
+    "kmeans": kmeans,
+    "inferred": inferred,
     "random": random,
 }
-
-
-def _keys(values: Tensor) -> tuple[Tensor, ...]:
-    """The keys of a float column: RecBole's numerical_features are pairs (value, bucket)."""
-    return values.reshape(len(values), -1).unbind(dim=1)
-
-
-def _tables(dataset: Dataset) -> list[tuple]:
-    """(features, the id in a training row by which they are joined) of the tables there are."""
-    rows = dataset.inter_feat
-    tables = [(rows, None)]
-    if dataset.user_feat is not None:
-        tables.append((dataset.user_feat, rows[dataset.uid_field]))
-    if dataset.item_feat is not None:
-        tables.append((dataset.item_feat, rows[dataset.iid_field]))
-    return tables
-
-
-def _kind(dataset: Dataset, name: str) -> str:
-    return dataset.field2type[name].value if name in dataset.field2type else "unknown"
-
-
-def _columns(dataset: Dataset) -> list[str]:
-    names = dict.fromkeys(name for features, _ in _tables(dataset) for name in features.columns)
-    return [name for name in names if _kind(dataset, name) in ("token", "float")]
-
-
-def _column_values(dataset: Dataset, name: str | None) -> tuple[Tensor, str]:
-    """The column's value in each training row, and its RecBole type: token or float."""
-    usable = _columns(dataset)
-    if name in usable:
-        for features, idx in _tables(dataset):
-            if name in features:
-                values = features[name]
-                return (values if idx is None else values[idx]), _kind(dataset, name)
-    raise ConfigError(
-        f"the source column needs the name of a token or float column, got {name!r}"
-        + (suggest(name, usable) if name else "")
-        + f"; write one of {', '.join(usable)}"
-    )

@@ -12,7 +12,7 @@ from recbole.utils import EvaluatorType
 from recbole_adv.errors import ConfigError
 from recbole_adv.evaluation import metrics as scoring
 from recbole_adv.evaluation.groups import Grouping, groupings
-from recbole_adv.evaluation.part import Part, ranked_part
+from recbole_adv.evaluation.part import Part, phase_of, ranked_part
 from recbole_adv.evaluation.ranking import rank, rows_at_once
 
 _KEYS = (
@@ -96,7 +96,7 @@ class Evaluation:
             part = ranked_part(self.config, loader, self.groupings(trainer), lists)
             self._parts[id(loader)] = loader, part
             for grouping in self.groupings(trainer):
-                _say_sizes(grouping, part.group[grouping.name], "targets")
+                _say_sizes(phase_of(loader), grouping, part.group[grouping.name])
         return self._parts[id(loader)][1]
 
     def _of_labels(self, trainer, loader) -> dict[str, float]:
@@ -132,10 +132,10 @@ def _check_label(grouping: Grouping, valid_metric: str) -> None:
         )
 
 
-def _say_sizes(grouping: Grouping, group: torch.Tensor, of_what: str) -> None:
+def _say_sizes(phase: str, grouping: Grouping, group: torch.Tensor) -> None:
     count = torch.bincount(group, minlength=len(grouping.labels)).tolist()
     sizes = ", ".join(f"{g} {n}" for g, n in zip(grouping.labels, count) if n)
-    getLogger().info("groups of %s, %s: %s", grouping.name, of_what, sizes)
+    getLogger().info("%s: targets by %s: %s", phase, grouping.name, sizes)
 
 
 def with_prefix(name: str, result: dict[str, float]) -> dict[str, float]:

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_adv.environment.source import environments_of, mass_quantiles
+from recbole_adv.environment.source import (
+    USER_GROUPS,
+    environments_of,
+    mass_quantiles,
+    user_groups,
+)
 from recbole_adv.errors import ConfigError, suggest
 
 BY_USER = ("user_activity", "user_group")
@@ -63,22 +68,21 @@ def _grouping(name: str, config, train) -> Grouping:
                 f"belong to as well, got environment_source {source!r}; write the name of a column, "
                 "or item_popularity, user_activity, user_group or time"
             )
+    balanced = name == "environment" and bool(config["environment_balanced"])
+    if source == "user_group" and not balanced:
+        return Grouping(name, USER_GROUPS, train.uid_field, user_groups(train)[0])
     if source in BY_USER or source in BY_ITEM:
-        return _of_ids(name, source, n_groups, train)
+        return _of_ids(name, source, n_groups, balanced, train)
     return _of_column(name, train.time_field if source == "time" else column, n_groups, train)
 
 
-def _of_ids(name: str, source: str, n_groups: int | None, train) -> Grouping:
+def _of_ids(name: str, source: str, n_groups: int | None, balanced: bool, train) -> Grouping:
     """Groups of users or items, as the environments of that name; one without rows is in group 0."""
     field = train.uid_field if source in BY_USER else train.iid_field
-    if source == "user_group":
-        n_groups, labels = None, ("niche", "diverse", "blockbuster")
-    group = environments_of(train, source=source, n_environments=n_groups)
-    if source != "user_group":
-        labels = _numbers(int(group.max()) + 1)
+    group = environments_of(train, source=source, n_environments=n_groups, balanced=balanced)
     code = torch.zeros(train.num(field), dtype=torch.int64)
     code[train.inter_feat[field]] = group
-    return Grouping(name, labels, field, code)
+    return Grouping(name, _numbers(int(group.max()) + 1), field, code)
 
 
 def _of_column(name: str, column: str | None, n_groups: int | None, train) -> Grouping:

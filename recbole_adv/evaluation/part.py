@@ -59,6 +59,11 @@ class Part:
         return len(self.rows)
 
 
+def phase_of(loader) -> str:
+    """``valid`` or ``test``: what a loader of RecBole is for."""
+    return getattr(loader._sampler, "phase", None) or "test"
+
+
 def ranked_part(config, loader, groupings: Sequence[Grouping], lists: bool) -> Part:
     """What is to be ranked for a loader of RecBole.
 
@@ -69,7 +74,7 @@ def ranked_part(config, loader, groupings: Sequence[Grouping], lists: bool) -> P
     Raises :class:`DataError` where no row is left.
     """
     dataset = loader._dataset
-    phase = getattr(loader._sampler, "phase", None) or "test"
+    phase = phase_of(loader)
     key = f"{phase}_pool"
     row_user, row, item = _rows(loader)
     n_items, n_rows = dataset.item_num, len(row_user)

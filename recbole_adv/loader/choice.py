@@ -18,7 +18,7 @@ from recbole.data.transform import Equal
 from recbole.sampler import KGSampler, RepeatableSampler, Sampler
 from torch import Tensor
 
-from recbole_adv.data.negatives import UserUniformPositives
+from recbole_adv.data.negatives import InBatchNegatives, UserUniformPositives
 from recbole_adv.loader.completion import TrainCompletion, TripleCompletion
 from recbole_adv.loader.device_rows import DeviceRows, size_in_bytes
 from recbole_adv.loader.negatives import Draw
@@ -107,7 +107,8 @@ def _stand_in(stock, config, device: torch.device):
         rows = DeviceRows(lambda: stock._dataset.kg_feat, device)
         return TensorLoader(stock, rows, TripleCompletion(stock, draw), target=target)
     rows = DeviceRows(lambda: stock._dataset.inter_feat, device)
-    completion = TrainCompletion(stock, draw, device)
+    alone = not isinstance(getattr(draw, "__self__", None), InBatchNegatives)
+    completion = TrainCompletion(stock, draw, device, alone)
     return TensorLoader(stock, rows, completion, _index_of(stock, device), target)
 
 

@@ -17,11 +17,15 @@ Columns = dict[str, Tensor]
 class TrainCompletion:
     """Joins the features of users and items and adds negatives, pairwise or pointwise.
 
-    stock: a TrainDataLoader; draw: its negatives, None where it has none.
+    stock: a TrainDataLoader; draw: its negatives, None where it has none; alone: they depend on
+    nothing but the row, so that those of several batches can be drawn at once.
     """
 
-    def __init__(self, stock, draw: Draw | None, device: torch.device):
+    def __init__(self, stock, draw: Draw | None, device: torch.device, alone: bool = True):
         self.stock, self.draw = stock, draw
+        self.dynamic = stock.neg_sample_args.get("dynamic", False)
+        self.alone = alone and not self.dynamic
+        self.n_negatives = stock.neg_sample_num if draw is not None else 0
         dataset = stock._dataset
         self.user, self.item = stock.uid_field, stock.iid_field
         self.features = {
@@ -35,17 +39,25 @@ class TrainCompletion:
         for rows in self.features.values():
             rows.refresh()
 
-    def __call__(self, columns: Columns) -> Columns:
+    def negatives(self, columns: Columns) -> Tensor:
+        """n for each row.   Returns [B, n] int64."""
+        return self.draw(columns[self.user], columns[self.item], self.n_negatives)
+
+    def __call__(self, columns: Columns, negatives: Tensor | None) -> Columns:
+        """The batch of some rows; negatives: [B, n], drawn here where there are none yet."""
         if self.draw is None:
             return self._joined(columns)
-        negatives = self._negatives(columns)
+        if self.dynamic:
+            tiles = self._hardest(columns)
+        else:
+            tiles = as_tiles(self.negatives(columns) if negatives is None else negatives)
         if self.stock.dl_format == InputType.PAIRWISE:
             columns = tiled(self._joined(columns), self.stock.times)
             prefix = self.stock.neg_prefix
-            found = self._joined({self.item: negatives})
+            found = self._joined({self.item: tiles})
             return columns | {prefix + name: value for name, value in found.items()}
         n_positives = len(columns[self.item])
-        items = torch.cat([columns[self.item], negatives])
+        items = torch.cat([columns[self.item], tiles])
         columns = self._joined(tiled(columns, self.stock.times) | {self.item: items})
         label = torch.zeros(len(items), device=items.device)
         label[:n_positives] = 1.0
@@ -57,15 +69,13 @@ class TrainCompletion:
                 columns = columns | rows.take(columns[field])
         return columns
 
-    def _negatives(self, columns: Columns) -> Tensor:
-        """n tiles of one negative for each row, [n B]."""
-        user, item, n = columns[self.user], columns[self.item], self.stock.neg_sample_num
-        if not self.stock.neg_sample_args.get("dynamic", False):
-            return as_tiles(self.draw(user, item, n))
+    def _hardest(self, columns: Columns) -> Tensor:
+        """n tiles of the candidate that the model scores highest, [n B]."""
         n_candidates = self.stock.neg_sample_args["candidate_num"]
-        candidates = as_tiles(self.draw(user, item, n * n_candidates))
+        times = self.n_negatives * n_candidates
+        candidates = as_tiles(self.draw(columns[self.user], columns[self.item], times))
         with torch.no_grad():
-            scores = self._scores(columns, candidates, n * n_candidates)
+            scores = self._scores(columns, candidates, times)
         best = scores.view(n_candidates, -1).argmax(dim=0, keepdim=True)
         return candidates.view(n_candidates, -1).gather(0, best.to(candidates.device)).squeeze(0)
 
@@ -83,16 +93,21 @@ class TrainCompletion:
 class TripleCompletion:
     """Adds a tail that the head has no triple with.   stock: a KGDataLoader; draw: its tails."""
 
+    alone = True
+
     def __init__(self, stock, draw: Draw):
-        self.stock, self.draw = stock, draw
+        self.stock, self.draw, self.n_negatives = stock, draw, stock.neg_sample_num
 
     def refresh(self) -> None:
         """There is nothing to refresh."""
 
-    def __call__(self, columns: Columns) -> Columns:
+    def negatives(self, columns: Columns) -> Tensor:
+        """n tails for each head.   Returns [B, n] int64."""
         head = columns[self.stock.hid_field]
-        negatives = as_tiles(self.draw(head, head, self.stock.neg_sample_num))
-        return columns | {self.stock.neg_tid_field: negatives}
+        return self.draw(head, head, self.n_negatives)
+
+    def __call__(self, columns: Columns, negatives: Tensor) -> Columns:
+        return columns | {self.stock.neg_tid_field: as_tiles(negatives)}
 
 
 def tiled(columns: Columns, times: int) -> Columns:

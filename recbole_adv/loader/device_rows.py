@@ -52,8 +52,11 @@ class DeviceRows:
         return len(next(iter(self.columns.values())))
 
     def take(self, index: Tensor) -> dict[str, Tensor]:
-        """The columns of some rows; index: [B] int64 on the device."""
-        taken = {name: value.index_select(0, index) for name, value in self.columns.items()}
+        """The columns of some rows without their sequences; index: [B] int64 on the device."""
+        return {name: value.index_select(0, index) for name, value in self.columns.items()}
+
+    def with_sequences(self, taken: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What was taken, with its sequences."""
         return taken if self.source is None else self.source.read(taken, self.histories)
 
 

@@ -36,7 +36,9 @@ class UsedItems:
         return self._datasets[0].user_num
 
     def __getitem__(self, key):
-        """A user's set; for several users an array of sets."""
+        """A user's set; for several users an array of sets; for None, before RecBole's first user, None."""
+        if key is None:
+            return None
         if self._start is None:
             self._sort()
         if np.ndim(key) == 0:

@@ -158,10 +158,11 @@ def gather(values: Tensor, place: Tensor, beyond: Tensor) -> Tensor:
 def build_sequences_lazily(dataset) -> None:
     """Let a sequential dataset keep histories where its ``data_augmentation`` would write sequences.
 
-    Nothing is done for other datasets, or where a class has an augmentation of its own.
+    Nothing is done for other datasets, where a class has an augmentation of its own, or where the
+    files hold the sequences.
     """
     stock = getattr(type(dataset), "data_augmentation", None)
-    if stock is not SequentialDataset.data_augmentation:
+    if stock is not SequentialDataset.data_augmentation or dataset.config["benchmark_filename"]:
         return
 
     def augment() -> None:

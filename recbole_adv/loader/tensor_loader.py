@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_adv.loader.completion import TrainCompletion, TripleCompletion
+from recbole_adv.loader.completion import Columns, TrainCompletion, TripleCompletion
 from recbole_adv.loader.device_rows import DeviceRows
+
+_AHEAD = 2**17  # numbers that are taken or drawn for several batches by one call
 
 
 class TensorLoader:
     """Reads like the RecBole loader it stands for: length, iteration, and every other attribute.
 
     An epoch is a permutation of the rows on the device, cut into batches; a batch is the rows and
-    what ``complete`` adds to them. The permutation's seed comes from ``generator``, on the CPU like
+    what ``complete`` adds to them. Rows and negatives of several batches are taken by one call each. The permutation's seed comes from ``generator``, on the CPU like
     RecBole's and kept in checkpoints; negatives come from torch's global random numbers.
 
     Args:
@@ -63,16 +66,33 @@ class TensorLoader:
         self.rows.refresh()
         if self.complete is not None:
             self.complete.refresh()
-        for place in self._order().split(self.stock.step):
-            columns = self.rows.take(place if self.index_of is None else self.index_of(place))
-            if self.complete is not None:
-                columns = self.complete(columns)
-            if self.target is not None:
-                columns = {
-                    name: value.pin_memory().to(self.target, non_blocking=True)
-                    for name, value in columns.items()
-                }
-            yield Interaction(columns)
+        for place in self._order().split(self._ahead()):
+            for columns, negatives in self._batches(place):
+                columns = self.rows.with_sequences(columns)
+                if self.complete is not None:
+                    columns = self.complete(columns, negatives)
+                if self.target is not None:
+                    columns = {
+                        name: value.pin_memory().to(self.target, non_blocking=True)
+                        for name, value in columns.items()
+                    }
+                yield Interaction(columns)
+
+    def _ahead(self) -> int:
+        """Rows that are taken at once, those of whole batches."""
+        step = self.stock.step
+        size = 1 + (self.complete.n_negatives if self.complete is not None else 0)
+        return max(_AHEAD // (size * step), 1) * step
+
+    def _batches(self, place: Tensor) -> Iterator[tuple[Columns, Tensor | None]]:
+        """The rows at some places of the epoch, batch by batch, and negatives drawn ahead."""
+        step = self.stock.step
+        taken = self.rows.take(place if self.index_of is None else self.index_of(place))
+        negatives: Iterable[Tensor | None] = itertools.repeat(None)
+        if self.complete is not None and self.complete.alone and self.complete.n_negatives:
+            negatives = self.complete.negatives(taken).split(step)
+        for values, drawn in zip(zip(*(v.split(step) for v in taken.values())), negatives):
+            yield dict(zip(taken, values)), drawn
 
     def _order(self) -> Tensor:
         """The rows of an epoch; [N] int64."""

@@ -10,6 +10,7 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_adv.environment import EnvironmentAssignment, environments_of
+from recbole_adv.environment.revised import FIGURES, RevisedAssignment
 from recbole_adv.errors import ConfigError
 from recbole_adv.game.penalty import PenaltySchedule, Progress
 from recbole_adv.model.row_reader import RowReader, Rows
@@ -79,7 +80,24 @@ class BackboneRecommender(AbstractRecommender):
         """The backbone's own loss on a batch, and its training rows."""
         n_rows = interaction[self.ITEM_ID].shape[0]
         loss, rows = self._reader.read(self.backbone.calculate_loss, interaction, n_rows)
-        return loss, Rows(rows.loss, rows.gradient, interaction[self.INTER_IDX][: len(rows.loss)])
+        index = interaction[self.INTER_IDX][: len(rows.loss)]
+        environments = getattr(self, "environments", None)
+        if isinstance(environments, RevisedAssignment):
+            environments.see(index, rows.loss, rows.gradient)
+        return loss, Rows(rows.loss, rows.gradient, index)
+
+    def before_epoch(self, epoch: int, train_data) -> None:
+        """Revise the environments where they follow the training."""
+        environments = getattr(self, "environments", None)
+        if isinstance(environments, RevisedAssignment):
+            environments.revise(epoch)
+
+    def inferred_environments(self) -> Tensor | None:
+        """The environment of each training row [N] where it is known only after the training."""
+        environments = getattr(self, "environments", None)
+        if isinstance(environments, RevisedAssignment):
+            return environments.environment
+        return None
 
     @staticmethod
     def with_risk(loss: Any, rows: Rows, risk: Tensor) -> Tensor:
@@ -122,14 +140,23 @@ def _times(config) -> int:
 
 def assignment_of(config, dataset) -> EnvironmentAssignment:
     """The environments of the training rows, as ``environment_source`` and its kin say."""
+    source, balanced = config["environment_source"], bool(config["environment_balanced"])
     environment = environments_of(
         dataset,
-        source=config["environment_source"],
+        source="random" if source in FIGURES else source,
         n_environments=config["n_environments"],
         column=config["environment_column"],
         seed=config["seed"],
+        balanced=balanced,
+        features=config["environment_features"],
+        file=config["environment_file"],
     )
-    return EnvironmentAssignment(len(environment), int(environment.max()) + 1, environment)
+    n_environments = int(environment.max()) + 1
+    if source in FIGURES:
+        interval = config["environment_interval"]
+        keys = {"figure": source, "interval": interval, "balanced": balanced}
+        return RevisedAssignment(n_environments, environment, **keys)
+    return EnvironmentAssignment(len(environment), n_environments, environment)
 
 
 def penalty_of(config) -> PenaltySchedule:

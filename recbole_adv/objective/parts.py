@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 Loss = Tensor | tuple[Tensor, ...]
@@ -18,3 +20,10 @@ def parts(loss: Loss) -> tuple[Tensor, ...]:
     if isinstance(loss, tuple):
         return tuple(part.detach() for part in loss)
     return (loss.detach(),)
+
+
+def flat(losses: Any) -> Any:
+    """An epoch's sums, where RecBole's MKRTrainer and KGATTrainer put a tuple into their own."""
+    if not isinstance(losses, tuple):
+        return losses
+    return tuple(x for loss in losses for x in (loss if isinstance(loss, tuple) else (loss,)))

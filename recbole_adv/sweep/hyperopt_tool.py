@@ -15,16 +15,29 @@ from recbole_adv.sweep.state import Sweep
 from recbole_adv.sweep.worker import Worker
 
 
-def search(sweep: Sweep) -> None:
-    """Search; trials that the ledger knows are told to the search and not run again."""
-    from hyperopt.exceptions import AllTrialsFailed
+class HyperoptTool:
+    """Searches and runs jobs; its worker lives from the first trial to the end of the block."""
 
-    grid = sweep.plan.space.grid() if sweep.options.search == "grid" else []
-    count = len(grid) or sweep.options.max_evals
-    sweep.expect(count)
-    with Worker(sweep.plan) as worker:
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self._worker = Worker(sweep.plan)
+
+    def __enter__(self) -> HyperoptTool:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._worker.close()
+
+    def search(self) -> None:
+        """Search; trials that the ledger knows are told to the search and not run again."""
+        from hyperopt.exceptions import AllTrialsFailed
+
+        sweep = self.sweep
+        grid = sweep.plan.space.grid() if sweep.options.search == "grid" else []
+        count = len(grid) or sweep.options.max_evals
+        sweep.expect(count)
         tuning = _Tuning(
-            lambda codes, files: _result(sweep, _run(sweep, worker, sweep.plan.job(codes))),
+            lambda codes, files: _result(sweep, self._run(sweep.plan.job(codes))),
             space=sweep.plan.space.hyperopt(),
             algo=_algorithm(sweep, grid),
             max_evals=count,
@@ -35,21 +48,18 @@ def search(sweep: Sweep) -> None:
             with suppress(AllTrialsFailed):
                 tuning.run()
 
-
-def run(sweep: Sweep, jobs: Sequence[Job]) -> None:
-    """Run these jobs, without a search."""
-    sweep.expect(len(jobs))
-    with Worker(sweep.plan) as worker:
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run these jobs, without a search."""
+        self.sweep.expect(len(jobs))
         for job in jobs:
-            _run(sweep, worker, job)
+            self._run(job)
 
-
-def _run(sweep: Sweep, worker: Worker, job: Job) -> Record:
-    record = sweep.known(job)
-    if record is None:
-        sweep.ledger.start(job)
-        record = sweep.ended(job, worker.run(job))
-    return record
+    def _run(self, job: Job) -> Record:
+        record = self.sweep.known(job)
+        if record is None:
+            self.sweep.ledger.start(job)
+            record = self.sweep.ended(job, self._worker.run(job))
+        return record
 
 
 class _Failed(Exception):

@@ -1,4 +1,4 @@
-"""A connection to Ray: the cluster at an address, else one on this machine for as long as it is used."""
+"""A connection to Ray: the cluster at an address, or a Ray of this machine's while it is needed."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ _QUIET = {
 
 @contextmanager
 def connected(options: Options) -> Iterator[None]:
-    """Ray is there inside. The local one listens on loopback alone and has no dashboard.
+    """Ray is there inside: one that the process has already, the cluster's, or one of its own.
 
     Raises:
-        ConfigError: if no cluster answers, or none of its nodes has what one trial needs.
+        ConfigError: if no cluster answers.
     """
     import ray
 
     mine, before = not ray.is_initialized(), dict(os.environ)
     os.environ.update({**_QUIET, **before})
     try:
-        if mine:
-            _connect(options)
+        if mine and options.ray_address is not None:
+            _join(options.ray_address)
+        elif mine:
+            _start(options)
         yield
     finally:
         if mine:
@@ -41,30 +43,45 @@ def connected(options: Options) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _connect(options: Options) -> None:
+def _join(address: str) -> None:
     import ray
 
-    quiet = {"logging_level": "error", "log_to_driver": False}
-    if options.ray_address is not None:
-        try:
-            ray.init(address=options.ray_address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            detail = " ".join(str(error).split())[:120]
-            raise ConfigError(
-                f"no Ray cluster answers at {options.ray_address!r} ({detail}); start one by 'ray "
-                "start --head', or leave --ray_address out"
-            ) from error
-        return
+    try:
+        ray.init(address=address, logging_level="error", log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        detail = " ".join(str(error).split())[:120]
+        raise ConfigError(
+            f"no Ray cluster answers at {address!r} ({detail}); start one by 'ray start --head', or "
+            "leave --ray_address out"
+        ) from error
+
+
+def _start(options: Options) -> None:
+    """A Ray of this machine's, for loopback alone.
+
+    Ray takes the address of the network in place of a loopback address, and listens on all, unless it
+    is told that it is to be no cluster; the variable says so to its processes, the constant to this
+    one, which may have read the variable before.
+    """
+    import ray
+    from ray._private import ray_constants
+
     root = str(Path(__file__).resolve().parents[2])  # so that workers find this very package
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    ray.init(
-        address="local",
-        include_dashboard=options.dashboard,
-        object_store_memory=_OBJECTS,
-        _node_ip_address="127.0.0.1",
-        **quiet,
-    )
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    was = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=options.dashboard,
+            object_store_memory=_OBJECTS,
+            logging_level="error",
+            log_to_driver=False,
+        )
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = was
 
 
 def resources(options: Options, use_gpu: bool) -> dict[str, float]:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from recbole_adv.sweep.ledger import Record
-from recbole_adv.sweep.plan import setting_id
+from recbole_adv.sweep.plan import Plan, setting_id
 from recbole_adv.sweep.ray_trial import CODES, NAME
 from recbole_adv.sweep.space import Choice, Space
 from recbole_adv.sweep.state import Sweep
@@ -47,7 +47,7 @@ def searcher_of(sweep: Sweep) -> Any:
                     proposed.add(name)
                     return codes
                 self.on_trial_complete(trial_id, error=True)
-            return Searcher.FINISHED  # as good as all settings were tried
+            return _another(plan, proposed) or Searcher.FINISHED
 
     searcher = DistinctSearch(
         plan.space.hyperopt(),
@@ -61,6 +61,16 @@ def searcher_of(sweep: Sweep) -> Any:
         searcher.suggest(record.id)
         searcher.on_trial_complete(record.id, {"best_valid_score": record.score})
     return searcher
+
+
+def _another(plan: Plan, proposed: set[str]) -> dict[str, Any] | None:
+    """A random setting that was not proposed yet, when TPE proposes the same ones over and over."""
+    for codes in plan.space.draw(len(proposed) + 1, plan.seed):
+        name = setting_id(plan.space.decode(codes))
+        if name not in proposed:
+            proposed.add(name)
+            return codes
+    return None
 
 
 def scheduler_of(sweep: Sweep) -> Any:
@@ -98,7 +108,10 @@ def default_grace(sweep: Sweep) -> int:
 
 
 def _pbt(sweep: Sweep) -> Any:
-    """Population based training (Jaderberg et al., 2017)."""
+    """Population based training (Jaderberg et al., 2017).
+
+    Synchronous: members wait for each other, so that the same seed gives the same result.
+    """
     from ray.tune.schedulers import PopulationBasedTraining
 
     plan, options = sweep.plan, sweep.options
@@ -116,6 +129,7 @@ def _pbt(sweep: Sweep) -> Any:
         perturbation_interval=options.perturbation_epochs or max(1, plan.epochs // 10),
         hyperparam_mutations={NAME: {CODES: _mutations(space)}},
         custom_explore_fn=inside,
+        synch=True,
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import random
 import shutil
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from recbole_adv.model_state import random_state, set_random_state
 from recbole_adv.sweep.data_cache import clear_cache
 from recbole_adv.sweep.ledger import read_schedule
 from recbole_adv.sweep.plan import Job
@@ -18,63 +22,96 @@ from recbole_adv.sweep.ray_trial import NAME, description, name_of, note_taker, 
 from recbole_adv.sweep.state import Sweep
 
 
-def search(sweep: Sweep) -> None:
-    """Search; trials that the ledger knows are told to searcher and scheduler and not run again."""
-    plan, options = sweep.plan, sweep.options
-    if options.search == "tpe":
-        records = known_records(sweep)
-        sweep.expect(options.max_evals)
-        for record in records:
+class RayTool:
+    """Searches and runs jobs; it is connected to Ray from the first trial to the end of the block."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self._connection = ExitStack()
+        self._taken: dict[str, float] = {}
+
+    def __enter__(self) -> RayTool:
+        return self
+
+    def __exit__(self, *error) -> None:
+        with _silence(), self._connection:
+            if self._taken:
+                _clear_nodes(self.sweep)
+        shutil.rmtree(self.sweep.plan.folder / "ray", ignore_errors=True)
+
+    def search(self) -> None:
+        """Search; trials that the ledger knows are told to searcher and scheduler, not run again."""
+        plan, options = self.sweep.plan, self.sweep.options
+        if options.search == "tpe":
+            self._search_by_model()
+            return
+        space = plan.space
+        drawn = (
+            space.grid() if options.search == "grid" else space.draw(options.max_evals, plan.seed)
+        )
+        self._run_left([(codes, plan.job(codes)) for codes in drawn], search=True)
+
+    def _search_by_model(self) -> None:
+        sweep, known = self.sweep, known_records(self.sweep)
+        sweep.expect(sweep.options.max_evals)
+        for record in known:
             sweep.known(Job(record.setting, id=record.id))
-        left = options.max_evals - len(records)
+        left = sweep.options.max_evals - len(known)
         if left > 0:
-            _tune(sweep, {}, searcher_of(sweep), left)
-        return
-    space = plan.space
-    drawn = space.grid() if options.search == "grid" else space.draw(options.max_evals, plan.seed)
-    _run_left(sweep, [(codes, plan.job(codes)) for codes in drawn], search=True)
+            self._tune({}, searcher_of(sweep), left)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run these jobs, without a search."""
+        pairs = [(self.sweep.plan.space.encode(job.setting), job) for job in jobs]
+        self._run_left([(codes, job) for codes, job in pairs if codes is not None], search=False)
+
+    def _run_left(self, pairs: list[tuple[dict[str, Any], Job]], search: bool) -> None:
+        from ray import tune
+
+        self.sweep.expect(len(pairs))
+        left = [(codes, job) for codes, job in pairs if self.sweep.known(job) is None]
+        if left:
+            trials = [description(self._codes_now(codes, job), job) for codes, job in left]
+            self._tune({NAME: tune.grid_search(trials)}, None, 1, with_scheduler=search)
+
+    def _codes_now(self, codes: dict[str, Any], job: Job) -> dict[str, Any]:
+        """The setting of a member of a population that goes on: the one it had reached."""
+        schedule = read_schedule(self.sweep.plan.folder / job.folder)
+        if self.sweep.options.scheduler != "pbt" or not schedule or job.seed is not None:
+            return codes
+        return self.sweep.plan.space.encode(schedule[-1][1]) or codes
+
+    def _tune(
+        self, param_space: dict, searcher: Any, samples: int, with_scheduler: bool = True
+    ) -> None:
+        """Let Ray Tune run."""
+        with _silence():
+            if not self._taken:
+                options, use_gpu = self.sweep.options, self.sweep.plan.fixed.get("use_gpu", True)
+                self._connection.enter_context(connected(options))
+                self._taken = resources(options, use_gpu)
+            tuner = _tuner(self.sweep, param_space, searcher, samples, self._taken, with_scheduler)
+            with _seeded(self.sweep.plan.seed):
+                tuner.fit()
 
 
-def run(sweep: Sweep, jobs: Sequence[Job]) -> None:
-    """Run these jobs, without a search."""
-    pairs = [(sweep.plan.space.encode(job.setting), job) for job in jobs]
-    _run_left(sweep, [(codes, job) for codes, job in pairs if codes is not None], search=False)
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Population based training draws from the global generators."""
+    before = random_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        set_random_state(before)
 
 
-def _run_left(sweep: Sweep, pairs: list[tuple[dict[str, Any], Job]], search: bool) -> None:
-    sweep.expect(len(pairs))
-    left = [(codes, job) for codes, job in pairs if sweep.known(job) is None]
-    if not left:
-        return
-    from ray import tune
-
-    trials = [description(_codes_now(sweep, codes, job), job) for codes, job in left]
-    _tune(sweep, {NAME: tune.grid_search(trials)}, None, 1, with_scheduler=search)
-
-
-def _codes_now(sweep: Sweep, codes: dict[str, Any], job: Job) -> dict[str, Any]:
-    """The setting of a member of a population whose training goes on: the one it had reached."""
-    schedule = read_schedule(sweep.plan.folder / job.folder)
-    if sweep.options.scheduler != "pbt" or not schedule or job.seed is not None:
-        return codes
-    return sweep.plan.space.encode(schedule[-1][1]) or codes
-
-
-def _tune(
-    sweep: Sweep,
-    param_space: dict[str, Any],
-    searcher: Any,
-    samples: int,
-    with_scheduler: bool = True,
-) -> None:
-    """Let Ray Tune run; what it prints is of no use, the sweep says what ended."""
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What Ray prints is of no use; the sweep says what ended."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        with connected(sweep.options):
-            taken = resources(sweep.options, sweep.plan.fixed.get("use_gpu", True))
-            tuner = _tuner(sweep, param_space, searcher, samples, taken, with_scheduler)
-            tuner.fit()
-            _clear_nodes(sweep)
-    shutil.rmtree(sweep.plan.folder / "ray", ignore_errors=True)
+        yield
 
 
 def _clear_nodes(sweep: Sweep) -> None:

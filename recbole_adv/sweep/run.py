@@ -149,18 +149,24 @@ def _check_exchange(plan: Plan, cache: DataCache) -> None:
                     ) from error
 
 
+def _tool(sweep: Sweep) -> Any:
+    if sweep.options.tool == "ray":
+        from recbole_adv.sweep.ray_tool import RayTool
+
+        return RayTool(sweep)
+    from recbole_adv.sweep.hyperopt_tool import HyperoptTool
+
+    return HyperoptTool(sweep)
+
+
 def _search(sweep: Sweep) -> dict[str, Any]:
     ledger, options = sweep.ledger, sweep.options
-    if options.tool == "ray":
-        from recbole_adv.sweep import ray_tool as tool
-    else:
-        from recbole_adv.sweep import hyperopt_tool as tool
-    tool.search(sweep)
-    records = ledger.records()
-    best = ledger.best(records, options.top)
-    if options.seeds and best:
+    with _tool(sweep) as tool:
+        tool.search()
+        records = ledger.records()
+        best = ledger.best(records, options.top)
         seeds = [sweep.plan.seed + number for number in range(1, options.seeds + 1)]
-        tool.run(sweep, [Job(r.setting, seed, True, r.id) for r in best for seed in seeds])
+        tool.run([Job(r.setting, seed, True, r.id) for r in best for seed in seeds])
     result = report.write(sweep)
     if not best:
         reasons = [record.reason for record in records if record.reason]

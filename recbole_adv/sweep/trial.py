@@ -93,7 +93,7 @@ def _train(plan: Plan, job: Job, report: Report | None, resumed: bool) -> dict[s
         score, valid = trainer.fit(
             run.train_data, run.valid_data, saved=True, show_progress=False, callback_fn=validated
         )
-        test = trainer.evaluate(run.test_data, load_best_model=True) if job.test else None
+        test = run.test(load_best_model=True) if job.test else None
     if not math.isfinite(score):
         return {"status": "failed", "reason": "no score of the validation was a finite number"}
     return {

@@ -22,10 +22,8 @@ class Worker:
         self._process: Any = None
         self._connection: Connection | None = None
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *error) -> None:
+    def close(self) -> None:
+        """End the process."""
         if self._process is not None:
             self._process.kill()
             self._process.join()

@@ -12,6 +12,8 @@ from recbole_adv.game.optimizer import optimizer_of
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player, only_player
 from recbole_adv.game.schedule import Schedule, schedule_of
+from recbole_adv.loader import training_loader
+from recbole_adv.objective.parts import flat
 from recbole_adv.trainer.game_loop import GameLoop, Joint, call_hook
 from recbole_adv.trainer.report import Report
 from recbole_adv.trainer.run_state import RunStateMixin
@@ -152,7 +154,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
         """Train; arguments and result are those of RecBole's ``Trainer.fit``."""
         if saved and self.start_epoch >= self.epochs and self.best_epoch is None:
             self._save_checkpoint(-1, verbose=verbose)  # as RecBole, unless there is a best model
-        self._before_fit(train_data)
+        train_data = self._before_fit(train_data)
         self.eval_step = min(self.eval_step, self.epochs)  # TraditionalTrainer shortens the run
         over = self.cur_step > self.stopping_step  # a resumed run that had stopped early
         for epoch in range(self.start_epoch, self.start_epoch if over else self.epochs):
@@ -176,23 +178,25 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
         self.tensorboard.flush()
         return self.best_valid_score, self.best_valid_result
 
-    def _before_fit(self, train_data) -> None:
-        self.train_data = train_data
+    def _before_fit(self, train_data):
+        """Get everything ready for the first epoch; returns the loader to train with."""
         take_rows_by_tensor(train_data)
         if getattr(self.model, "needs_row_index", False):
             attach_row_index(train_data, self.config["INTER_IDX_FIELD"])
+        train_data = self.train_data = training_loader(train_data, self.config, self.device)
         self._attach_techniques()
         self.eval_collector.data_collect(train_data)
         if self.config["train_neg_sample_args"].get("dynamic", False):
             train_data.get_model(self.model)
         call_hook(self.model, "on_fit_start", train_data)
         self._remember_loaders(train_data)
+        return train_data
 
     def _fit_epoch(self, train_data, epoch: int, verbose: bool, show_progress: bool) -> None:
         self.loop.begin_epoch()
         call_hook(self.model, "before_epoch", epoch, train_data)
         start = time()
-        losses = self._train_epoch(train_data, epoch, show_progress=show_progress)
+        losses = flat(self._train_epoch(train_data, epoch, show_progress=show_progress))
         self.train_loss_dict[epoch] = sum(losses) if isinstance(losses, tuple) else losses
         call_hook(self.model, "after_epoch", epoch, train_data)
         self.report.trained(epoch, time() - start, losses, verbose)

@@ -13,12 +13,12 @@ ROWS = [
     {"errors", "compat", "compat_quick_start", "checkpoint", "plain_data", "legacy_checkpoint"}
     | {"restricted_pickle", "import_hook", "options", "objective"}
     | {"model_state", "class_path", "ray_session", "loss_modules"},
-    {"game", "environment", "data"},
+    {"game", "environment", "data", "loader"},
     {"technique", "model", "evaluation"},
     {"trainer", "discovery", "config", "config_check", "recbole_values", "run_directory"}
     | {"registration", "prepared_run"},
     {"quick_start", "seeds"},
-    {"sweep"},
+    {"sweep", "plot"},
     {"cli", "command", "__main__", "__init__"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import shutil
 from pathlib import Path
 
@@ -26,6 +25,11 @@ SHIFTS = {
     "user": {"shift_split": "user", "shift_values": [0.0, 0.5]},
 }
 BOTH = {"shift_valid": ["shifted", "id"]}
+TIMED = {
+    "inter": ["user_id", "item_id", "timestamp"],
+    "user": ["user_id", "age_group"],
+    "item": ["item_id", "shape"],
+}
 # 60 users with 20 interactions each, so half of the users can give a tenth.
 
 
@@ -75,7 +79,8 @@ def test_off_equals_stock(model, tiny, settings_of):
 @pytest.mark.parametrize("shift", SHIFTS)
 @pytest.mark.parametrize("model", ["BPR", "DeepFM", "CKE", "MultiVAE", "EIIL", "SASRec"])
 def test_every_kind_of_model(model, shift, tiny):
-    built = tiny(model, **SHIFTS[shift], **BOTH, epochs=1)
+    load_col = {"load_col": TIMED} if model == "DeepFM" else {}
+    built = tiny(model, **SHIFTS[shift], **BOTH, **load_col, epochs=1)
     prepared = built.dataset.prepared
     parts = prepared.parts
     assert list(parts)[0] == "train"
@@ -125,13 +130,12 @@ def test_the_training_of_a_time_split_is_over_before_its_test(tiny):
 
 def test_a_run_reports_the_other_parts_and_keeps_its_split(settings_of, capsys):
     done = run(settings_of, **SHIFTS["popularity"], shift_gamma=5, **BOTH, state="info")
-    assert set(done["other_results"]) == {"test_id", "valid_id"}
-    assert set(done["other_results"]["test_id"]) == set(done["test_result"])
-    saved = json.loads(Path(done["run_dir"], "result.json").read_text())
-    assert saved["other_results"] == done["other_results"]
+    assert {"recall@10", "test_id/recall@10"} <= set(done["test_result"])
+    assert {"recall@10", "valid_id/recall@10"} <= set(done["best_valid_result"])
+    assert done["best_valid_score"] == done["best_valid_result"]["mrr@10"]
     log = capsys.readouterr().err
     assert "split by shift_split: popularity" in log and "gamma 5" in log
-    assert "result on test_id" in log and "no user-item pair is in two parts" in log
+    assert "test result on test_id" in log and "no user-item pair is in two parts" in log
     record = record_of(done)
     assert list(record["parts"]) == [
         "train",
@@ -153,7 +157,7 @@ def test_a_run_of_recboles_split_has_its_statistics_too(settings_of):
         "valid": 120,
         "test": 120,
     }
-    assert "other_results" not in done and "settings" not in record
+    assert "settings" not in record
     assert not Path(done["run_dir"], "split.npz").exists()
 
 
@@ -171,6 +175,17 @@ def test_a_saved_split_is_used_again_by_another_model(settings_of, tiny, capsys)
     assert again.valid._dataset is again.dataset.prepared.parts["valid_id"]
 
 
+def test_a_saved_model_needs_no_file_but_its_own_runs(settings_of):
+    from recbole_adv.quick_start import load_data_and_model
+
+    first = run(settings_of, **SHIFTS["popularity"])
+    file = Path(first["run_dir"], "split.npz")
+    second = run(settings_of, shift_file=str(file))
+    file.unlink()
+    *_, test = load_data_and_model(str(Path(second["run_dir"], "model.pth")))
+    assert len(test._dataset) == record_of(first)["parts"]["test_shifted"]["rows"]
+
+
 def test_the_split_has_a_seed_of_its_own(tiny):
     one, two, three = (
         pairs(tiny("BPR", **SHIFTS["popularity"], **keys).test._dataset)
@@ -186,7 +201,7 @@ def test_a_resumed_run_has_the_same_split(settings_of):
     half = run(settings_of, **{**keys, "epochs": 2})
     before = Path(half["run_dir"], "split.npz").read_bytes()
     resumed = run_recbole_adv(resume=half["run_dir"], config_dict={"epochs": 4})
-    assert resumed["other_results"] == whole["other_results"]
+    assert "test_id/recall@10" in resumed["test_result"]
     assert resumed["test_result"] == whole["test_result"]
     part = load_part(Path(half["run_dir"], "split.npz"))
     assert before and part.tolist() == load_part(Path(whole["run_dir"], "split.npz")).tolist()
@@ -201,10 +216,9 @@ def test_a_run_that_cannot_split_leaves_nothing(settings_of, tmp_path):
     with pytest.raises(
         DataError, match="shift_share: 0.3 asks for 360 .* write a share of at most"
     ):
-        run(
-            settings_of, **SHIFTS["user"], shift_share=0.3, shift_test=["shifted"], shift_n_max=None
-        )
-    with pytest.raises(ConfigError, match="has no age"):
+        few = {"shift_split": "user", "shift_values": [0.0, 0.2], "shift_test": ["shifted"]}
+        run(settings_of, **few, shift_share=0.3)
+    with pytest.raises(ConfigError, match="of the users, got 'age'; add it by load_col"):
         run(settings_of, shift_split="user", shift_column="age", shift_values=["a"])
     assert list(tmp_path.iterdir()) == []
 
@@ -315,8 +329,7 @@ def leaky():
 
 
 def test_leaks_are_warned_of_with_counts(leaky, settings_of, caplog):
-    with caplog.at_level(logging.INFO):
-        done = run(settings_of, "BPR", "leaky", **leaky)
+    done = run(settings_of, "BPR", "leaky", **leaky, state="info")
     (warning,) = [
         r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "leak" in r.msg
     ]
@@ -399,9 +412,8 @@ def test_sequences_may_repeat_and_it_is_said_without_a_warning(settings_of, capl
     text = head + "".join(f"u{u}\ti{i}\t{t}\n" for u, i, t in rows)
     (folder / "again.inter").write_text(text)
     keys = {"data_path": "data", "topk": [2], "valid_metric": "MRR@2", "metrics": ["MRR"]}
-    with caplog.at_level(logging.INFO):
-        done = run(settings_of, "SASRec", "again", **keys)
-    assert not [record for record in caplog.records if "leak" in record.getMessage()]
+    done = run(settings_of, "SASRec", "again", **keys, state="info")
+    assert not [record for record in caplog.records if record.getMessage().startswith("leak")]
     (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("repeated")]
     # Each user sees every item twice in a row: the last step repeats the one before, in valid.
     assert "8 of 8 rows of test (100.0 %) are user-item pairs of valid" in line

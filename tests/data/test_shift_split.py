@@ -172,7 +172,7 @@ def test_ml_100k_follows_gamma(core, gamma):
     assert statistic < chi_square_limit(50)
     assert found.sum() == pytest.approx(0.05 * len(core.item), abs=4 * np.sqrt(wanted.sum()))
     # What another gamma asks for is far away, so the statistic can tell.
-    other = wanted.sum() * (w := (gamma * 3) ** (-chunk / 49)) / w.sum()
+    other = wanted.sum() * (w := (gamma * 4) ** (-chunk / 49)) / w.sum()
     per_chunk = np.bincount(chunk, other)
     assert ((sums[0] - per_chunk) ** 2 / per_chunk).sum() > 3 * chi_square_limit(50)
 

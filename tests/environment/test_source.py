@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recbole_adv import compat
+from recbole_adv.environment.environment_file import write_environments
 from recbole_adv.environment.source import SOURCES, environments_of, mass_quantiles
 from recbole_adv.errors import ConfigError
 
@@ -259,14 +260,16 @@ def test_random_is_seeded_and_balanced(load):
         environments_of(train, source="random", n_environments=9)
 
 
-def test_every_source_fills_every_environment(load):
+def test_every_source_fills_every_environment(load, tmp_path):
     train = load()[0]
+    file = str(write_environments(tmp_path, train, torch.arange(8) % 2))
     for source in SOURCES:
-        found = environments_of(train, source=source, n_environments=2, column="session")
+        asked = {"column": "session", "balanced": True, "file": file}
+        found = environments_of(train, source=source, n_environments=2, **asked)
         assert found.dtype == torch.int64 and found.shape == (8,)
         assert found.unique().tolist() == [0, 1]
         with pytest.raises(ConfigError):
-            environments_of(train, source=source, n_environments=1, column="session")
+            environments_of(train, source=source, n_environments=1, **asked)
 
 
 def test_an_unknown_source_gets_a_suggestion(load):
@@ -316,3 +319,30 @@ def test_sequential_rows_are_known_by_their_targets(load):
     assert torch.equal(when, (train.inter_feat["timestamp"] >= 20).long())
     who = environments_of(train, source="column", column="user_id", n_environments=3)
     assert by_name(train, "user_id", who) == {"u1": [0], "u2": [1], "u3": [2]}
+
+
+# user_group: popular is a fifth of the four items of the training data, rounded up: p.
+
+
+def test_user_groups_are_those_of_s_dro(load):
+    """Of a's rows p q r a third are popular, of b's p r and c's p q half, of d's none: all niche."""
+    train = load()[0]
+    with pytest.raises(ConfigError, match="8 niche, 0 diverse, 0 blockbuster"):
+        environments_of(train, source="user_group")
+    with pytest.raises(ConfigError, match="has 3 environments .* got n_environments 2"):
+        environments_of(train, source="user_group", n_environments=2)
+    found = environments_of(train, source="user_group", n_environments=2, balanced=True)
+    # By share: d 0, a 1/3, then b and c 1/2, by their ids.
+    assert by_name(train, "user_id", found) == {"a": [0], "b": [1], "c": [1], "d": [0]}
+
+
+def test_the_bounds_of_user_groups_belong_to_the_upper_group(load):
+    """p is the popular one of four items; its shares are 3 of 5, 4 of 5, 0 and 1."""
+    rows = ["a p 1", "a p 2", "a p 3", "a q 4", "a r 5"]
+    rows += ["b p 6", "b p 7", "b p 8", "b p 9", "b q 10", "c s 11", "c q 12", "d p 13"]
+    rows += ["a s 20", "b r 21"]  # validation and test
+    lines = ["{} {} s 1 {}".format(*row.split()) for row in rows]
+    train = load(inter=[INTERACTIONS[0], *lines])[0]
+    assert len(train.inter_feat) == 13
+    found = environments_of(train, source="user_group", n_environments=3)
+    assert by_name(train, "user_id", found) == {"a": [1], "b": [2], "c": [0], "d": [2]}

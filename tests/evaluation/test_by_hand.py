@@ -103,7 +103,9 @@ def test_the_pool_of_the_validation_is_its_own(toy, pairs_file):
 def test_unknown_names_in_a_pool_are_counted(toy, pairs_file, caplog):
     pool = pairs_file("pool.inter", "b s,b t,b nobody,stranger s")
     with caplog.at_level("WARNING"):
-        assert toy(test_pool=pool, metrics=["MRR"], valid_metric="MRR@2").of_test() == {"mrr@2": 0.5}
+        assert toy(test_pool=pool, metrics=["MRR"], valid_metric="MRR@2").of_test() == {
+            "mrr@2": 0.5
+        }
     assert "2 of 4 rows name a user or an item that the data do not have" in caplog.text
 
 
@@ -115,7 +117,9 @@ def test_unknown_names_in_a_pool_are_counted(toy, pairs_file, caplog):
         ("a t,b t", "user_id item_id", "none of the 5 targets of test is among the items"),
     ],
 )
-def test_a_pool_that_cannot_be_used_is_refused_before_training(pairs, header, part, toy, pairs_file):
+def test_a_pool_that_cannot_be_used_is_refused_before_training(
+    pairs, header, part, toy, pairs_file
+):
     with pytest.raises(DataError, match=part):
         toy(test_pool=pairs_file("pool.inter", pairs, header))
 

@@ -141,6 +141,15 @@ def test_of_labelled_rows(tiny):
     assert result["auc"] == pytest.approx(roc_auc_score(label, score), abs=1e-5)
 
 
+@pytest.mark.parametrize("balanced, groups", [(False, {"niche"}), (True, {"0", "1"})])
+def test_groups_of_users_by_their_taste(balanced, groups, tiny):
+    """On checkerboard nobody has more than 60 % of popular items, so that there is one group."""
+    keys = {"environment_source": "user_group", "n_environments": 2, "environment_balanced": True}
+    run = tiny("GroupDRO", eval_groups=["environment" if balanced else "user_group"], **keys)
+    result = run.fit(saved=False).evaluate(run.test, load_best_model=False)
+    assert {name.split("/")[1] for name in result if "/" in name} == groups | {"worst"}
+
+
 def test_environments_are_those_that_the_model_trains_on(tiny):
     keys = {"environment_source": "user_activity", "n_environments": 2}
     run = tiny("GroupDRO", eval_groups=["environment"], **keys)
@@ -152,7 +161,9 @@ def test_environments_are_those_that_the_model_trains_on(tiny):
 
 
 def test_the_model_may_be_selected_by_the_worst_group(tiny):
-    run = tiny("BPR", eval_groups=["item_popularity"], valid_metric="item_popularity/worst/Recall@10")
+    run = tiny(
+        "BPR", eval_groups=["item_popularity"], valid_metric="item_popularity/worst/Recall@10"
+    )
     trainer = run.fit(saved=False)
     worst = "item_popularity/worst/recall@10"
     assert trainer.best_valid_score == trainer.best_valid_result[worst]
@@ -194,5 +205,7 @@ def test_groups_that_cannot_be_made_are_refused(groups, sentence, tiny):
 def test_a_group_of_valid_metric_that_there_is_not(tiny):
     keys = {"valid_metric": "item_popularity/7/Recall@10", "eval_groups": ["item_popularity"]}
     run = tiny("BPR", **keys)
-    with pytest.raises(ConfigError, match="names the group '7' of item_popularity, which has 0, 1, 2"):
+    with pytest.raises(
+        ConfigError, match="names the group '7' of item_popularity, which has 0, 1, 2"
+    ):
         run.trainer.prepare_evaluation(run.train, run.valid, {}, [run.test])

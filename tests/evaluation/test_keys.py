@@ -22,7 +22,10 @@ LABELLED = {"metrics": ["AUC"], "valid_metric": "AUC", "eval_args": {"mode": "la
         ({"eval_mask": "items"}, "there is no file 'items', which eval_mask names"),
         ({"popularity_metrics": True, **LABELLED}, "popularity_metrics is about rankings"),
         ({"eval_memory_mb": 5, **LABELLED}, "eval_memory_mb is about rankings"),
-        ({"eval_memory_mb": 5, "eval_args": {"mode": "uni10"}}, "ranking of all items, got .*uni10"),
+        (
+            {"eval_memory_mb": 5, "eval_args": {"mode": "uni10"}},
+            "ranking of all items, got .*uni10",
+        ),
         (
             {"eval_groups": ["time"], "metrics": ["AUC"], "valid_metric": "AUC"}
             | {"eval_args": {"mode": "uni10"}},

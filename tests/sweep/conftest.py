@@ -49,6 +49,12 @@ class Noted(BPR):
 """
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """In the processes of trials, too."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture
 def small(settings_of):
     """``small(**settings)``: the settings of a quick sweep on the checkerboard."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 
 import pandas
 import pytest
@@ -123,13 +124,13 @@ def test_an_exhaustive_search_sees_every_combination(sweep_of):
 @pytest.mark.parametrize("algo", ["random", "bayes"])
 def test_a_search_proposes_the_same_when_it_is_started_again(algo, sweep_of):
     space = Space({"x": Range("uniform", 0.0, 1.0), "y": Choice(("a", "b", "c"))})
-    sweep = sweep_of(space, algo=algo, max_evals=30)
-    first, again = (proposals(sweep, 30, lambda s: -((s["x"] - 0.3) ** 2)) for _ in range(2))
+    sweep = sweep_of(space, algo=algo, max_evals=60)
+    first, again = (proposals(sweep, 60, lambda s: -((s["x"] - 0.3) ** 2)) for _ in range(2))
     assert first == again
-    assert len({setting["x"] for setting in first}) == 30
-    late = [abs(setting["x"] - 0.3) for setting in first[15:]]
-    # TPE comes near to the optimum, which random search has no reason to.
-    assert (sum(late) / len(late) < 0.15) == (algo == "bayes")
+    assert len({setting["x"] for setting in first}) == 60
+    # TPE comes nearer to the optimum; random search stays, in the median, 0.31 away.
+    late = median(abs(setting["x"] - 0.3) for setting in first[30:])
+    assert (late < 0.22) == (algo == "bayes")
 
 
 def test_early_stopping_counts_trials_without_a_better_score():

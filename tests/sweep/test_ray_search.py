@@ -44,11 +44,14 @@ def test_the_searcher_knows_what_an_earlier_start_found(sweep_of):
 
 
 def test_the_searcher_proposes_no_setting_twice_and_ends(sweep_of):
-    sweep = sweep_of(Space({"learning_rate": Choice((0.1, 0.01, 0.001))}), tool="ray", algo="bayes")
-    searcher = searcher_of(sweep)
-    proposed = [searcher.suggest(f"t{n}") for n in range(4)]
-    assert sorted(p["learning_rate"] for p in proposed[:3]) == [0, 1, 2]
-    assert proposed[3] == "FINISHED"
+    rates = Choice(tuple(range(25)))  # more than are drawn at random
+    sweep = sweep_of(Space({"learning_rate": rates}), tool="ray", algo="bayes", max_evals=30)
+    searcher, proposed = searcher_of(sweep), []
+    for number in range(25):
+        proposed.append(searcher.suggest(f"t{number}")["learning_rate"])
+        searcher.on_trial_complete(f"t{number}", {"best_valid_score": proposed[-1] / 100})
+    assert sorted(proposed) == list(range(25))
+    assert searcher.suggest("t25") == "FINISHED"
 
 
 def test_asha_judges_by_the_trials_of_an_earlier_start(sweep_of):

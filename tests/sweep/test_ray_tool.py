@@ -48,6 +48,7 @@ def test_both_tools_find_the_same_best_setting(settings_of, capsys):
 
 
 def test_failures_are_recorded_and_end_nothing(noted):
+    """TPE proposes five ways, one of which is the good one; that two of them die stops nothing."""
     ways = ["fine", "once", "raise", "mistake", "die"]
     result = run_sweep(
         noted.model,
@@ -56,51 +57,49 @@ def test_failures_are_recorded_and_end_nothing(noted):
         params_dict={"choice": {"how": ways}},
         sweep_dir="here",
         tool="ray",
+        algo="hyperopt",
+        max_evals=8,
         concurrency=2,
     )
     table = pandas.read_csv("here/results.csv").set_index("how")
-    assert (result["done"], result["failed"], len(table)) == (2, 3, 5)
+    assert (result["done"], result["failed"], len(table)) == (2, 3, 5)  # each way once
     assert table["reason"]["raise"] == "RuntimeError: no luck"
     assert table["reason"]["mistake"] == "this key must not be so"
-    assert "died" in table["reason"]["die"] or "process" in table["reason"]["die"]
+    assert "died unexpectedly" in table["reason"]["die"]
     attempts = {how: len([n for n in noted.lines(how) if n.endswith("built")]) for how in ways}
     assert attempts == {"fine": 1, "once": 2, "raise": 2, "mistake": 1, "die": 2}
     assert not Path("here/ray").exists()
 
 
-def test_asha_ends_the_bad_ones_and_tpe_repeats_none(noted):
-    """Six of eight rates learn nothing in this time; TPE proposes each rate once."""
-    rates = [0.05, 0.02, 1e-7, 2e-7, 3e-7, 4e-7, 5e-7, 6e-7]
+def test_asha_ends_the_bad_ones(noted):
+    """The first two rates learn, the other four do not in this time."""
     result = run_sweep(
         noted.model,
         "checkerboard",
         config_dict={**noted.settings, "epochs": 12},
-        params_dict={"choice": {"learning_rate": rates}},
+        params_dict={"choice": {"learning_rate": [0.05, 0.02, 1e-7, 2e-7, 3e-7, 4e-7]}},
         sweep_dir="here",
         tool="ray",
-        algo="hyperopt",
-        max_evals=20,
         scheduler="asha",
         grace_epochs=2,
         reduction_factor=2,
     )
     table = pandas.read_csv("here/results.csv")
-    assert sorted(table["learning_rate"]) == sorted(rates)  # 20 were allowed, there are 8
     assert result["best"]["learning_rate"] in (0.05, 0.02)
     pruned = table[table["status"] == "pruned"]
-    assert 1 <= len(pruned) == result["pruned"] and (pruned["epochs"] < 12).all()
-    assert (pruned["learning_rate"] < 1e-6).all() and pruned["score"].notna().all()
-    trained = {r: len([n for n in noted.lines(f"fine {r} epoch")]) for r in pruned["learning_rate"]}
+    assert (pruned["learning_rate"] < 1e-6).sum() >= 3
+    assert (pruned["epochs"] < 12).all() and pruned["score"].notna().all()
+    trained = {r: len(noted.lines(f"fine {r} epoch")) for r in pruned["learning_rate"]}
     assert trained == dict(zip(pruned["learning_rate"], pruned["epochs"]))
     assert len(read_curve(Path("here/trials") / pruned["id"].iloc[0])) == pruned["epochs"].iloc[0]
 
 
 def test_population_based_training_hands_on_states(noted):
-    """The two members begin at rates of which one learns nothing: it must take over the other's."""
+    """The two members begin at rates of which one learns nothing: it takes over the other's state."""
     result = run_sweep(
         noted.model,
         "checkerboard",
-        config_dict={**noted.settings, "epochs": 12},
+        config_dict={**noted.settings, "epochs": 9},
         params_dict={"choice": {"learning_rate": [1e-7, 0.05]}},
         sweep_dir="here",
         tool="ray",
@@ -108,11 +107,16 @@ def test_population_based_training_hands_on_states(noted):
         perturbation_epochs=3,
     )
     assert result["done"] == 2 and result["best"]["learning_rate"] == 0.05
-    # Both descend from the rate that learns, whatever they went on with.
-    for folder in Path("here/trials").iterdir():
-        assert read_schedule(folder)[0] == (0, {"learning_rate": 0.05})
+    first, second = (read_schedule(folder) for folder in Path("here/trials").iterdir())
+    changed, kept = sorted((first, second), key=len, reverse=True)
+    assert kept == [(0, {"learning_rate": 0.05})]
+    # What the bad one became: the good one's epochs 0 to 2, then a mutation of its setting.
+    assert changed[0] == (0, {"learning_rate": 0.05})
+    assert all(epoch in (3, 6) for epoch, _ in changed[1:])
     table = pandas.read_csv("here/results.csv")
     assert (table["score"] > 0.25).all() and (table["learning_rate"] == 0.05).all()
+    assert len([n for n in noted.lines() if n.endswith("epoch 0")]) == 2  # each began once
+    assert not list(Path("here").glob("trials/*/*.pth"))
 
 
 def test_pbt_refuses_what_changes_the_model(noted):

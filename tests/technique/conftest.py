@@ -6,7 +6,7 @@ import pytest
 import torch
 from recbole.utils import KGDataLoaderState
 
-from recbole_adv.model_state import random_state, set_random_state, traceless
+from recbole_adv.model_state import random_state, replayed
 from recbole_adv.objective.parts import total
 
 
@@ -30,7 +30,7 @@ class AttackedRun:
             technique.before_epoch(self.attack.start_epoch if epoch is None else epoch)
         self.loss = self.trainer.players[0].loss
         self.turn = self.trainer._turns(self._spied)["min"]
-        self.seen, self.losses = [], []
+        self.seen, self.losses, self.numbers = [], [], random_state()
 
     def _spied(self, batch):
         loss = self.loss(batch)
@@ -88,12 +88,9 @@ class AttackedRun:
         return {name: self.seen[number][name] - now[name] for name in now}
 
     def again(self, function):
-        """Call it, with the random numbers and counters taken back afterwards."""
-        state = random_state()
-        with traceless(self.model):
-            result = function()
-        set_random_state(state)
-        return result
+        """Call it with the random numbers of the first step; it leaves no trace."""
+        with replayed(self.model, self.numbers):
+            return function()
 
     def plain(self, batch=None, loss=None):
         """Gradients of the loss itself, by autograd, by name."""

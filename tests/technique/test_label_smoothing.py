@@ -49,13 +49,21 @@ def recorded_inputs(module):
     return seen
 
 
+def gradients(run, value):
+    found = torch.autograd.grad(value, list(run.model.parameters()), allow_unused=True)
+    return [gradient for gradient in found if gradient is not None]
+
+
 def in_place_of(run, module, smoothed):
     """The expected loss: the module's value replaced by that of torch's own form."""
     batch = ready(run)
     seen = recorded_inputs(module)
     plain, mine = loss_of(run, batch)
     own, there = module(*seen[0]), smoothed(*seen[0])
-    torch.testing.assert_close(total(mine), total(plain) - own + there, rtol=1e-5, atol=1e-6)
+    expected = total(plain) - own + there
+    torch.testing.assert_close(total(mine), expected, rtol=1e-5, atol=1e-6)
+    for a, b in zip(gradients(run, total(mine)), gradients(run, expected)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
     assert not torch.isclose(there, own, rtol=1e-4)
     assert isinstance(mine, tuple) and len(mine) == 1 + len(
         plain if isinstance(plain, tuple) else (plain,)
@@ -152,7 +160,7 @@ class Masked(BPR):
 
     def calculate_loss(self, interaction):
         user = self.get_user_embedding(interaction[self.USER_ID])
-        score = user @ self.item_embedding.weight.t()
+        score = 10 * user @ self.item_embedding.weight.t()
         target = interaction[self.ITEM_ID].masked_fill(interaction[self.ITEM_ID] == 3, 4)
         never = torch.arange(self.n_items) == 3
         return self.loss(score.masked_fill(never, -torch.inf), target)
@@ -311,6 +319,19 @@ def test_over_a_backbone_environments_see_plain_rows(tiny, model, backbone):
     torch.testing.assert_close(added, expected - module(first, second), rtol=1e-4, atol=1e-6)
     run.trainer._attached = False
     fitted(run)
+
+
+@pytest.mark.parametrize("technique, n_parts", [("label_smoothing", 3), ("r_drop", 3), (None, 2)])
+def test_a_trainer_that_puts_losses_into_a_tuple_of_its_own(tiny, technique, n_parts):
+    """MKRTrainer returns (losses of interactions, loss of triples)."""
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "link": ["item_id", "entity_id"]}
+    columns["kg"] = ["head_id", "relation_id", "tail_id"]
+    given = {"load_col": columns, "dropout_prob": 0.2, "kge_interval": 2, "eval_step": 0}
+    run = tiny("MKR", techniques=[technique] if technique else [], **given)
+    run.fit(saved=False)
+    losses = run.trainer.train_loss_dict
+    assert losses[1] > 0 and losses[0] > losses[1]  # no triples in the second epoch
+    assert sum(k.startswith("min/loss") for k in run.trainer.report._line) in (1, n_parts)
 
 
 @pytest.mark.parametrize("mode", ["shared_graph", "separate_forward"])

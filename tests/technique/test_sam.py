@@ -9,6 +9,7 @@ from recbole.model.general_recommender import BPR, MultiVAE
 from recbole.utils import InputType
 from torch import nn
 
+from recbole_adv import Technique
 from recbole_adv.errors import ConfigError, TrainingError
 from recbole_adv.technique.weight_ascent import moved, touched
 
@@ -345,6 +346,27 @@ class Numbered(Toy):
         self.k = interaction["k"]
         self.seen.append((self.table.weight.item(), self.bias.item()))
         return self.k * self.bias.square().sum() / 2 + self.table.weight.sum()
+
+
+class Thrice(Technique):
+    """Takes the gradient three times, in different weights."""
+
+    def wrap_backward(self, backward, turn):
+        def thrice(batch, weight=1.0):
+            backward(batch, weight)
+            backward(batch, 0.5 * weight)
+            return backward(batch, 1.5 * weight)
+
+        return thrice
+
+
+def test_an_outer_technique_gets_as_many_gradients_as_it_asks_for(tiny):
+    """Each at (3.3, 4.4), whatever waits in ``.grad``: w - (1 + 0.5 + 1.5) (w + e)."""
+    run = tiny(Toy, techniques=[Thrice, "sam"], sam_rho=0.5, **SGD, **ONE_STEP)
+    run.fit(saved=False)
+    assert run.model.seen[1::2] == [pytest.approx((3.3, 4.4))] * 3
+    after = run.model.table.weight.item(), run.model.bias.item()
+    assert after == pytest.approx((3 - 9.9, 4 - 13.2), rel=1e-6)
 
 
 def test_accumulated_batches_have_a_perturbation_each(tiny):

@@ -28,6 +28,8 @@ EIIL = {
     "mf_embedding_size": 8,
     "mlp_embedding_size": 8,
 }
+TENSOR = {"train_loader": "tensor"}
+DYNAMIC = {"distribution": "popularity", "sample_num": 2, "dynamic": True, "candidate_num": 2}
 
 
 def same(a, b, path=""):
@@ -67,6 +69,11 @@ def state_of(run_dir):
         ("CKE", {}),
         ("RecVAE", {"train_neg_sample_args": None}),
         ("SASRec", {}),
+        ("EIIL", {**EIIL, **TENSOR, "max_data": "fresh", "max_unit": "step"}),
+        ("CKE", TENSOR),
+        ("RecVAE", {**TENSOR, "train_neg_sample_args": None}),
+        ("SASRec", TENSOR),
+        ("NeuMF", {**TENSOR, "train_neg_sample_args": DYNAMIC, "train_positives": "user_uniform"}),
     ],
 )
 def test_four_epochs_are_two_and_two(model, settings, settings_of):
@@ -82,8 +89,10 @@ def test_four_epochs_are_two_and_two(model, settings, settings_of):
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3]
 
 
-def test_goes_on_after_kill_in_the_middle_of_an_epoch(settings_of):
-    given = settings_of("EIIL", epochs=5, **{**EIIL, "dropout_prob": 0.2, "train_batch_size": 24})
+@pytest.mark.parametrize("loader", ["recbole", "tensor"])
+def test_goes_on_after_kill_in_the_middle_of_an_epoch(loader, settings_of):
+    changed = {"dropout_prob": 0.2, "train_batch_size": 24, "train_loader": loader}
+    given = settings_of("EIIL", epochs=5, **{**EIIL, **changed})
     whole = run_recbole_adv("EIIL", "checkerboard", config_dict=given)
     code = (
         "import torch; torch.set_num_threads(1)\n"

@@ -62,7 +62,10 @@ def _ratings(source: Source, name: str) -> pd.DataFrame:
 
 
 def _features(source: Source, kind: str) -> pd.DataFrame:
-    """Columns of ones by the names in the map, ``group:value``, as one column for each group."""
+    """Columns of ones by the names in the map, ``group:value``, as one column for each group.
+
+    Items have a gender, too; RecBole wants names that differ from those of users.
+    """
     (column, n_rows), name = _FEATURES[kind], f"{kind}_features.ascii"
     matrix, titles = _matrix(source, name), source.lines(f"{kind}_features_map.txt")
     if matrix.shape != (n_rows, len(titles)):
@@ -78,7 +81,8 @@ def _features(source: Source, kind: str) -> pd.DataFrame:
         values = [titles[p].partition(":")[2].strip().replace(" ", "_") for p in places]
         ones = matrix[:, places] == 1
         type_name = "token" if ones.sum(axis=1).max() <= 1 else "token_seq"
-        frame[f"{group}:{type_name}"] = [
+        title = f"{kind}_{group}" if group == "gender" and kind == "item" else group
+        frame[f"{title}:{type_name}"] = [
             " ".join(value for value, one in zip(values, row) if one) for row in ones
         ]
     return frame

@@ -130,7 +130,7 @@ def note_leaks(tables: Tables) -> None:
         zip(names, np.split(pairs, np.cumsum([len(tables.inter[n]) for n in names])[:-1]))
     )
     for name in names[1:]:
-        found = int(among(of_part[name], np.unique(of_part["train"])).sum())
+        found = int(among(of_part[name], np.sort(of_part["train"])).sum())
         if found:
             tables.notes.append(
                 f"{found} of {len(of_part[name])} rows of {name} are user-item pairs of train; "

@@ -139,6 +139,13 @@ class EIIL(BackboneRecommender):
         self.backbone.load_state_dict(self._initial)
         return True
 
+    @torch.no_grad()
+    def inferred_environments(self):
+        """The environment of each training row [N]: the hard one, or the likeliest so far."""
+        if bool(self.hard_environment[0] >= 0):
+            return self.hard_environment
+        return self.env_generator.of_all_rows().argmax(dim=-1)
+
     def log_values(self):
         """For the log: the penalty's weight and the share of each environment in the last batch."""
         weight = self.penalty(self.progress.last())

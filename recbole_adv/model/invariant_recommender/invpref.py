@@ -109,6 +109,7 @@ class InvPref(GeneralRecommender):
         self.reg_env_embed, self.reg_only_embed = config["reg_env_embed"], config["reg_only_embed"]
         self.cluster_interval = config["cluster_interval"]
         self.official_ties = config["official_ties"]
+        self.balanced = bool(config["environment_balanced"])
         self.cluster_epochs = config["cluster_start_epoch"], config["cluster_stop_epoch"]
 
     # --- the game -------------------------------------------------------------------------------
@@ -198,14 +199,16 @@ class InvPref(GeneralRecommender):
         was_training = self.training
         self.eval()
         rows = train_data._dataset.inter_feat
-        moved, step = 0, max(_CHUNK // (1 + self.labels.negatives.shape[1]), 1)
-        for start in range(0, len(rows), step):
-            chunk = self.labels.of(rows[start : start + step].to(self.n_moved.device))
-            cost = self.environment_losses(chunk)
-            if self.official_ties:
-                moved += self.environments.assign(chunk.row, cost.argmin(dim=1))
-            else:
-                moved += self.environments.reassign(chunk.row, cost)
+        step = max(_CHUNK // (1 + self.labels.negatives.shape[1]), 1)
+        starts = range(0, len(rows), step)
+        of_chunks = (self.labels.of(rows[i : i + step].to(self.n_moved.device)) for i in starts)
+        costs = ((chunk.row, self.environment_losses(chunk)) for chunk in of_chunks)
+        if self.balanced:  # which looks at all rows at once
+            costs = iter([tuple(torch.cat(parts) for parts in zip(*costs))])
+        if self.official_ties:
+            moved = sum(self.environments.assign(i, cost.argmin(dim=1)) for i, cost in costs)
+        else:
+            moved = sum(self.environments.reassign(i, cost, self.balanced) for i, cost in costs)
         self.environment_size.copy_(self.environments.counts())
         self.n_moved.fill_(moved)
         self.train(was_training)
@@ -218,6 +221,10 @@ class InvPref(GeneralRecommender):
         b = aware @ self.environment_embedding.weight.t()
         row_loss = preference.product_loss if self.official_ties else preference.row_loss
         return row_loss(a, b, rows.label.unsqueeze(1), self.explicit_feedback)
+
+    def inferred_environments(self) -> Tensor:
+        """The environment of each training row [N], without those of its negatives."""
+        return self.environments.environment[: len(self.labels.negatives)]
 
     def log_values(self):
         """For the log: alpha, and how many rows each environment has and how many moved last."""

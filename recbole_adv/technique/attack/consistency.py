@@ -12,7 +12,7 @@ from torch.nn.functional import kl_div, log_softmax, softplus
 
 from recbole_adv.errors import ConfigError
 from recbole_adv.model_state import clear_caches
-from recbole_adv.technique.attack.user_scale import pair_margin
+from recbole_adv.technique.attack.user_scale import at_least_float32, pair_margin
 
 
 def bernoulli_divergence(before: Tensor, after: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Predictions:
         clear_caches(self.model)
         try:
             with self.autocast():
-                return self._logits(batch).float()
+                return at_least_float32(self._logits(batch))
         except (NotImplementedError, AttributeError, KeyError, IndexError, TypeError) as error:
             raise ConfigError(
                 f"embedding_attack_preset: vat needs the predictions of {type(self.model).__name__} "
@@ -98,6 +98,6 @@ class Predictions:
             return self.model.full_sort_predict(batch).reshape(n_rows, -1)
         if self.pairs and self.negative in batch.interaction:
             return pair_margin(self.model.predict, batch, self.item, self.negative)
-        p = self.model.predict(batch).flatten().float()
+        p = at_least_float32(self.model.predict(batch).flatten())
         inside = (p >= 0) & (p <= 1)  # check_predictions refuses the nan of what is not
         return torch.logit(torch.where(inside, p.clamp(1e-6, 1 - 1e-6), torch.nan))

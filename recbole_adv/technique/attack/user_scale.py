@@ -94,7 +94,7 @@ class UserScale:
         with self.autocast():
             margin = pair_margin(self.model.predict, batch, self.item, self.negative)
         clear_caches(self.model)
-        return vat_factors(softplus(-margin.float()), users, self.reduce)
+        return vat_factors(softplus(-at_least_float32(margin)), users, self.reduce)
 
     def of_table(self, table: Table, batch: Any, factors: Tensor) -> Tensor | None:
         """The factor of each row of a table, [rows]; None where rows are no users and no items."""
@@ -109,3 +109,8 @@ def pair_margin(predict: Callable, batch: Any, item: str, negative: str) -> Tens
     """``predict`` of the positive minus that of the sampled item, [B]."""
     swapped = type(batch)({**batch.interaction, item: batch[negative]})
     return predict(batch).flatten() - predict(swapped).flatten()
+
+
+def at_least_float32(scores: Tensor) -> Tensor:
+    """What autocast made of lower precision, in float32."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -1,0 +1,1 @@
+"""The curves of runs as PNG; needs matplotlib, which is imported when something is drawn."""
