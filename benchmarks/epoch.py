@@ -5,8 +5,8 @@
 
 RecBole's own Trainer and loader, AdvTrainer with RecBole's loader, with the tensor loader, and with the
 tensor loader and ``learner_fused: True`` take turns in one process, each on a data set and model of its
-own. A ratio is the median over the repetitions of time(ours) / time(RecBole) of one round, so that it
-says little of how busy the machine was. EIIL, which RecBole does not have, is measured against RecBole's
+own. A ratio is the median over the repetitions of time(ours) / time(RecBole) of one round, and times are
+those of the processor, so that they say little of how busy the machine was. EIIL, which RecBole does not have, is measured against RecBole's
 Trainer on its backbone. An epoch of SASRec is its first three batches.
 
 ``parts`` is where the time of the tensor epoch goes, each measured by itself: loader, forward,
@@ -125,9 +125,9 @@ def case_row(name: str, case: tuple, dataset: str, extra: dict, repetitions: int
             trainer, loader = runs[way]
             if hasattr(trainer, "loop"):
                 trainer.loop.begin_epoch()
-            start = time.perf_counter()
+            start = time.process_time()
             trainer._train_epoch(loader, 0)
-            seconds[way].append(time.perf_counter() - start)
+            seconds[way].append(time.process_time() - start)
         if repetition == 0:  # it warms up
             seconds.clear()
             continue
@@ -148,20 +148,20 @@ def parts_of(trainer, loader, epoch: float) -> dict[str, float]:
     model, optimizer, repeats = trainer.model.train(), trainer.optimizer, 5
     spent: dict[str, list[float]] = defaultdict(list)
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         batches = list(loader)
-        spent["loader"].append(time.perf_counter() - start)
+        spent["loader"].append(time.process_time() - start)
         sums = dict.fromkeys(("forward", "backward", "optimizer"), 0.0)
         for batch in batches:
             optimizer.zero_grad()
-            times = [time.perf_counter()]
+            times = [time.process_time()]
             loss = model.calculate_loss(batch)
             loss = sum(loss) if isinstance(loss, tuple) else loss
-            times.append(time.perf_counter())
+            times.append(time.process_time())
             loss.backward()
-            times.append(time.perf_counter())
+            times.append(time.process_time())
             optimizer.step()
-            times.append(time.perf_counter())
+            times.append(time.process_time())
             for part, a, b in zip(sums, times, times[1:]):
                 sums[part] += b - a
         for part, total in sums.items():

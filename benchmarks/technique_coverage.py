@@ -78,6 +78,13 @@ STAGES = {"S3Rec": "pretrain", "RaCT": "actor_pretrain"}
 ACTIVE = {
     "embedding_attack_start_epoch": 0,
     "clip_norm_max_norm": 1e-3,
+    "clip_value_max_value": 1e-5,
+    "clippy_absolute_threshold": 1e-4,
+    "clippy_relative_threshold": 0.01,
+    "clippy_embeddings": "rows",
+    "agc_threshold": 1e-6,
+    "monitor_every": 1,
+    "gradient_noise_embeddings": True,
     "gradient_accumulation_batches": 2,
 }
 

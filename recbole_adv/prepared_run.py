@@ -36,8 +36,11 @@ class PreparedRun(NamedTuple):
         trainer, logger = self.trainer, getLogger()
         result = trainer.evaluate(self.test_data, load_best_model, show_progress=show_progress)
         logger.info(set_color("test result", "yellow") + f": {result}")
+        first = dict(result or {})
         for name, data in further_tests(trainer.config, self.data).items():
-            further = trainer.evaluate(data, load_best_model=False, show_progress=show_progress)
+            further = first  # a further test may be the first one under another name
+            if data is not self.test_data:
+                further = trainer.evaluate(data, load_best_model=False, show_progress=show_progress)
             logger.info(set_color(f"test result on {name}", "yellow") + f": {further}")
             result |= with_prefix(name, further)
         return result

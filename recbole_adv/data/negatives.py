@@ -13,6 +13,22 @@ _TRIES = 8  # redraws of a rejected item before all items of the batch are looke
 _LARGE = 2**62  # a number below it, modulo n, prefers none of the n by more than n / 2^62
 
 
+def sorted_pairs(user: Tensor, item: Tensor, n_items: int) -> Tensor:
+    """user * n_items + item, sorted, once each; [P] int64.   user, item: [N] int64."""
+    pairs = user * n_items + item
+    if pairs.device.type != "cpu":
+        return torch.unique(pairs)
+    pairs.numpy().sort()  # in place, where torch.unique takes four times the memory
+    return torch.unique_consecutive(pairs)
+
+
+def rows_of_owners(pairs: Tensor, n_owners: int, n_items: int) -> tuple[Tensor, Tensor]:
+    """Where each owner's pairs begin among the sorted pairs, and how many they are; [U] each."""
+    bounds = torch.arange(n_owners + 1, device=pairs.device) * n_items
+    start = torch.searchsorted(pairs, bounds)
+    return start[:-1], start.diff()
+
+
 class UniformNegatives(nn.Module):
     """Draws items uniformly among those a user has no training row with.
 
@@ -44,8 +60,8 @@ class UniformNegatives(nn.Module):
     ):
         super().__init__()
         self.n_items = n_items
-        pairs = torch.unique(user * n_items + item)
-        count = torch.bincount(pairs // n_items, minlength=n_users)
+        keys = sorted_pairs(user, item, n_items)
+        start, count = rows_of_owners(keys, n_users, n_items)
         free = n_items - 1 - count
         if (free <= 0).any():
             full = int((free <= 0).nonzero()[0])
@@ -53,9 +69,9 @@ class UniformNegatives(nn.Module):
                 f"user {name_of(full)!r} has a training row with all {n_items - 1} items, so there "
                 "is no negative for him; leave him out of the data"
             )
-        start = count.cumsum(0) - count
-        rank = torch.arange(len(pairs), device=pairs.device) - start[pairs // n_items]
-        self.register_buffer("keys", pairs - 1 - rank, persistent=False)
+        keys -= torch.arange(1, len(keys) + 1, device=keys.device)  # 1 + the rank among all pairs,
+        keys += start.repeat_interleave(count)  # less the pairs of the users before
+        self.register_buffer("keys", keys, persistent=False)
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("free", free, persistent=False)
 
@@ -114,7 +130,7 @@ class InBatchNegatives(nn.Module):
         super().__init__()
         self.n_items = n_items
         self.uniform = UniformNegatives(user, item, n_users, n_items, **named)
-        self.register_buffer("pairs", torch.unique(user * n_items + item), persistent=False)
+        self.register_buffer("pairs", sorted_pairs(user, item, n_items), persistent=False)
 
     def is_positive(self, user: Tensor, item: Tensor) -> Tensor:
         """Whether there is a training row; user, item: shapes that broadcast.   Returns bool."""

@@ -19,7 +19,7 @@ from recbole_adv.data import leak_check
 from recbole_adv.data.shift_plan import Plan, plan_of, split_path, users_in_group
 from recbole_adv.data.shift_split import Rows, split_rows
 from recbole_adv.data.split_file import Split, fingerprint, load_split, part_named, save_split
-from recbole_adv.data.split_report import as_table, describe, statistics
+from recbole_adv.data.split_report import as_table, describe, log_later_rows, log_leaks, statistics
 from recbole_adv.data.test_set_file import file_parts
 from recbole_adv.data.train_sampler import replace_samplers
 from recbole_adv.errors import DataError
@@ -161,75 +161,19 @@ def _check(config, prepared: Prepared) -> dict[str, np.ndarray]:
     if config["drop_leaks"]:
         prepared.parts = leak_check.drop_rows(prepared.parts, leaked)
         n_dropped = sum(int(mask.sum()) for mask in leaked.values())
-    parts, logger = prepared.parts, getLogger()
-    of_part = statistics(parts)
-    logger.info("the parts of the data\n%s", as_table(of_part))
-    _say(logger, config, counts, sequential, n_dropped)
+    parts, of_part = prepared.parts, statistics(prepared.parts)
+    getLogger().info("the parts of the data\n%s", as_table(of_part))
+    log_leaks(config, counts, sequential, n_dropped)
     prepared.record |= {
         "parts": of_part,
         "leaks": counts,
         "dropped": n_dropped,
         "masked": bool(config["mask_leaks"]),
-        "later_training_rows": _say_later(logger, config, prepared, sequential),
+        "later_training_rows": log_later_rows(config, parts, prepared.split, sequential),
     }
     if config["drop_leaks"]:
         return {}
     return {name: leak_check.pairs_of(parts[name])[mask] for name, mask in leaked.items()}
-
-
-def _say_later(logger, config, prepared: Prepared, sequential: bool) -> dict[str, dict[str, int]]:
-    """Training rows later than evaluated ones, where the order of time is part of the protocol."""
-    if prepared.split is not None:
-        by_time = sequential or prepared.split.settings["shift_split"] == "time"
-    else:
-        by_time = config["benchmark_filename"] or config["eval_args"].get("order") == "TO"
-    later = {}
-    drawn = prepared.split is not None and not sequential
-    for name, part in prepared.parts.items():
-        # The rows of an id part of a temporal split are drawn from all of its past.
-        if name == "train" or (drawn and name.endswith("_id")):
-            continue
-        counted = leak_check.later_rows(prepared.parts["train"], part) if by_time else None
-        if counted is not None:
-            later[name] = counted
-    found = [
-        f"{c['rows']} than the earliest row of {name} ({c['of_own_user']} than that of their own user)"
-        for name, c in later.items()
-        if c["rows"]
-    ]
-    if found:
-        n_train = len(prepared.parts["train"])
-        logger.info("time: of %d training rows are later: %s", n_train, "; ".join(found))
-    return later
-
-
-def _say(logger, config, counts: list[dict], sequential: bool, n_dropped: int) -> None:
-    """The leaks in one sentence: a warning, if nothing is done against them and they are one."""
-    found = [
-        f"{c['rows']} of {c['of']} rows of {c['part']} ({100 * c['rows'] / c['of']:.1f} %) are "
-        f"user-item pairs of {c['in']}"
-        for c in counts
-        if c["rows"]
-    ]
-    if not found:
-        logger.info("leak check: no user-item pair is in two parts")
-    elif n_dropped:
-        logger.info("leak check: %s; drop_leaks removed %d rows", "; ".join(found), n_dropped)
-    elif config["mask_leaks"]:
-        logger.info("leak check: %s; mask_leaks masks them in the ranking", "; ".join(found))
-    elif sequential:
-        logger.info(
-            "repeated interactions: %s; a sequence may repeat an item (drop_leaks: True leaves them "
-            "out of the evaluation)",
-            "; ".join(found),
-        )
-    else:
-        full = set(config["eval_args"]["mode"].values()) == {"full"}
-        mask = "mask_leaks: True masks them in the ranking, " if full else ""
-        logger.warning(
-            "leak: %s; a look-up of the earlier part finds them; %sdrop_leaks: True removes them",
-            *("; ".join(found), mask),
-        )
 
 
 def _load_others(config, dataset, prepared: Prepared) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import getLogger
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from recbole_adv.data.leak_check import later_rows
 
 
 def popularity_kl(count: np.ndarray, reference: np.ndarray) -> float:
@@ -94,3 +97,62 @@ def describe(plan, notes: Mapping[str, Mapping[str, float]]) -> str:
                 "exposure asks for"
             )
     return text
+
+
+def log_later_rows(config, parts, split, sequential: bool) -> dict[str, dict[str, int]]:
+    """Training rows later than evaluated ones, where the order of time is part of the protocol.
+
+    parts: datasets by name; split: None where RecBole split.   Returns the counts by part.
+    """
+    if split is not None:
+        by_time = sequential or split.settings["shift_split"] == "time"
+    else:
+        by_time = config["benchmark_filename"] or config["eval_args"].get("order") == "TO"
+    later = {}
+    drawn = split is not None and not sequential
+    for name, part in parts.items():
+        # The rows of an id part of a temporal split are drawn from all of its past.
+        if name == "train" or (drawn and name.endswith("_id")):
+            continue
+        counted = later_rows(parts["train"], part) if by_time else None
+        if counted is not None:
+            later[name] = counted
+    found = [
+        f"{c['rows']} than the earliest row of {name} ({c['of_own_user']} than that of their own user)"
+        for name, c in later.items()
+        if c["rows"]
+    ]
+    if found:
+        which = "; ".join(found)
+        getLogger().info("time: of %d training rows are later: %s", len(parts["train"]), which)
+    return later
+
+
+def log_leaks(config, counts: list[dict], sequential: bool, n_dropped: int) -> None:
+    """The leaks in one sentence: a warning, if nothing is done against them and they are one."""
+    found = [
+        f"{c['rows']} of {c['of']} rows of {c['part']} ({100 * c['rows'] / c['of']:.1f} %) are "
+        f"user-item pairs of {c['in']}"
+        for c in counts
+        if c["rows"]
+    ]
+    logger = getLogger()
+    if not found:
+        logger.info("leak check: no user-item pair is in two parts")
+    elif n_dropped:
+        logger.info("leak check: %s; drop_leaks removed %d rows", "; ".join(found), n_dropped)
+    elif config["mask_leaks"]:
+        logger.info("leak check: %s; mask_leaks masks them in the ranking", "; ".join(found))
+    elif sequential:
+        logger.info(
+            "repeated interactions: %s; a sequence may repeat an item (drop_leaks: True leaves them "
+            "out of the evaluation)",
+            "; ".join(found),
+        )
+    else:
+        full = set(config["eval_args"]["mode"].values()) == {"full"}
+        mask = "mask_leaks: True masks them in the ranking, " if full else ""
+        logger.warning(
+            "leak: %s; a look-up of the earlier part finds them; %sdrop_leaks: True removes them",
+            *("; ".join(found), mask),
+        )

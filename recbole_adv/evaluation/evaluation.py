@@ -125,7 +125,11 @@ def _check_label(grouping: Grouping, valid_metric: str) -> None:
     before, found, after = valid_metric.partition(f"{grouping.name}/")
     label = after.rpartition("/")[0]
     known = [*grouping.labels, "worst"]
-    if found and (not before or before.endswith("/")) and label.lower() not in map(str.lower, known):
+    if (
+        found
+        and (not before or before.endswith("/"))
+        and label.lower() not in map(str.lower, known)
+    ):
         raise ConfigError(
             f"valid_metric {valid_metric!r} names the group {label!r} of {grouping.name}, which has "
             f"{', '.join(grouping.labels)}; write one of them, or {grouping.name}/worst"

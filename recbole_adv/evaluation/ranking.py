@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -59,22 +60,40 @@ class Scorer:
         return Interaction({k: v[rows] for k, v in self.loader.user_df.interaction.items()})
 
     def _predicted(self, interaction: Interaction, n_rows: int) -> Tensor:
-        """The same by ``predict``, without ever holding a row for each pair of user and item."""
+        """The same by ``predict``, without ever holding a row for each pair of user and item.
+
+        A call has several users with all items, or one user with a part of them.
+        """
         if self._items is None:
             self._items = self.loader._dataset.get_item_feature().to(self.device)
-        scores = None
-        for low in range(0, n_rows * self.n_items, self.batch):
-            high = min(low + self.batch, n_rows * self.n_items)
-            pair = torch.arange(low, high, device=self.device)
-            user, item = pair // self.n_items, pair % self.n_items
-            columns = {k: v[user] for k, v in interaction.interaction.items()}
-            columns |= {k: v[item] for k, v in self._items.interaction.items()}
-            score = self.model.predict(Interaction(columns)).reshape(-1)
-            if scores is None:
-                scores = score.new_empty(n_rows * self.n_items)
-            scores[low:high] = score
+        at_once = max(self.batch // self.n_items, 1)
+        n_items = math.ceil(self.n_items / math.ceil(self.n_items / self.batch))
+        scores: Tensor | None = None
+        for first in range(0, n_rows, at_once):
+            for low in range(0, self.n_items, n_items):
+                users = slice(first, min(first + at_once, n_rows))
+                items = slice(low, min(low + n_items, self.n_items))
+                part = self._one_call(interaction, users, items)
+                if scores is None:
+                    scores = part.new_empty(n_rows, self.n_items)
+                scores[users, items] = part
         assert scores is not None
         return scores
+
+    def _one_call(self, interaction: Interaction, users: slice, items: slice) -> Tensor:
+        """Scores of some items for some users.   Returns [users, items]."""
+        n_users, n_items = users.stop - users.start, items.stop - items.start
+        assert self._items is not None
+        columns = {
+            name: value[users].repeat_interleave(n_items, dim=0)
+            for name, value in interaction.interaction.items()
+        }
+        for name, value in self._items.interaction.items():
+            value = value[items]
+            columns[name] = (
+                value if n_users == 1 else value.repeat(n_users, *[1] * (value.dim() - 1))
+            )
+        return self.model.predict(Interaction(columns)).reshape(n_users, n_items)
 
 
 def hide(scores: Tensor, part: Part, low: int, high: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from recbole_adv.data.negatives import UniformNegatives
+from recbole_adv.data.negatives import UniformNegatives, rows_of_owners, sorted_pairs
 from recbole_adv.errors import DataError
 
 Draw = Callable[[Tensor, Tensor, int], Tensor]
@@ -88,10 +88,9 @@ class PopularityNegatives(nn.Module):
         super().__init__()
         self.popularity = popularity
         n_items = len(popularity.weight)
-        pairs = torch.unique(owner * n_items + item)
+        pairs = sorted_pairs(owner, item, n_items)
+        start, count = rows_of_owners(pairs, n_owners, n_items)
         owner, item = pairs // n_items, pairs % n_items
-        count = torch.bincount(owner, minlength=n_owners)
-        start = count.cumsum(0) - count
         taken = torch.cat([owner.new_zeros(1), popularity.weight[item].cumsum(0)])
         free = popularity.total - (taken[start + count] - taken[start])
         if (free <= 0).any():

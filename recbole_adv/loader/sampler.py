@@ -12,7 +12,7 @@ import torch
 from recbole.sampler import KGSampler, RepeatableSampler, Sampler
 from torch import Tensor
 
-from recbole_adv.data.negatives import as_tiles
+from recbole_adv.data.negatives import as_tiles, rows_of_owners, sorted_pairs
 from recbole_adv.loader.negatives import Draw, OtherItems, Popularity, free_items
 
 
@@ -28,8 +28,10 @@ class UsedItems:
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """User and item of all rows, [N] int64 each."""
-        first = self._datasets[0]
+        first, *more = self._datasets
         fields = (first.uid_field, first.iid_field)
+        if not more:
+            return tuple(first.inter_feat[f] for f in fields)
         return tuple(torch.cat([d.inter_feat[f] for d in self._datasets]) for f in fields)
 
     def __len__(self) -> int:
@@ -48,12 +50,11 @@ class UsedItems:
         return found
 
     def _sort(self) -> None:
-        user, item = self.pairs()
         n_items = self._datasets[0].item_num
-        pairs = torch.unique(user * n_items + item)
-        count = torch.bincount(pairs // n_items, minlength=len(self))
-        self._items = (pairs % n_items).to(torch.int32).numpy()
-        self._start = np.concatenate([[0], count.cumsum(0).numpy()])
+        pairs = sorted_pairs(*self.pairs(), n_items)
+        start, _ = rows_of_owners(pairs, len(self), n_items)
+        self._items = pairs.remainder_(n_items).to(torch.int32).numpy()
+        self._start = np.append(start.numpy(), len(pairs))
 
 
 class TensorSampler(Sampler):

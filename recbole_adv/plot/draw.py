@@ -73,22 +73,22 @@ def _fill(figure, runs: Sequence[Run], page: str, pages: Pages) -> None:
 
 
 def _panel(axis, runs: Sequence[Run], curves: Mapping[str, str]) -> None:
-    """One run: a colour for each curve. Several: a colour for each run, a style for each curve."""
+    """A style for each curve, and a colour for each, or, where there are several runs, for each run."""
+    several = len(runs) > 1
     for r, run in enumerate(runs):
         for c, (label, name) in enumerate(curves.items()):
             if name not in run.curves:
                 continue
             epochs, values = run.curves[name]
-            several = len(runs) > 1
             said = [run.name] if several else []
-            said += [label] if len(curves) > 1 or not several else []
+            said += [label] if len(curves) > 1 else []
             axis.plot(
                 epochs,
                 values,
                 color=f"C{(r if several else c) % 10}",
-                linestyle=_STYLES[c % len(_STYLES) if several else 0],
+                linestyle=_STYLES[c % len(_STYLES)],
                 marker="." if len(epochs) <= _FEW else "",
-                label=" ".join(said),
+                label=" ".join(said) or None,
             )
     axis.set_xlabel("epoch", fontsize="small")
     axis.tick_params(labelsize="small")

@@ -122,6 +122,10 @@ def place_of(name: str) -> Place | None:
         return Place("model", re.sub(r"\[\d+\]", "", name), name)
     if _LOSS.fullmatch(rest):
         return Place("losses", player, rest)
+    if rest == "gain":
+        return Place("losses", f"{player} gain", rest)
+    if rest == "monitor_nonfinite":
+        return Place("norms", f"{player} nonfinite", rest)
     if norm := _NORM.fullmatch(rest):
         return Place("norms", f"{player} {norm[1]}", norm[2] or "all")
     if sharpness := _SHARPNESS.fullmatch(rest):

@@ -184,7 +184,7 @@ def _rank_lines(plan: Plan, ranked: Sequence[Record]) -> list[str]:
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [
-        "| " + " | ".join(cells).replace("\n", " ") + " |"
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
         for cells in (head, ["---"] * len(head), *rows)
     ]
 

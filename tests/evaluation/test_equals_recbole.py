@@ -82,12 +82,16 @@ def test_never_more_scores_than_the_memory_allows(model, tiny, monkeypatch):
     monkeypatch.setattr(run.model, "predict", predict)
     # A pretended size of scores makes a chunk of 3 users of 1 MB.
     monkeypatch.setattr(ranking, "_BYTES_OF_A_SCORE", 2**20 // (3 * n_items))
-    run.trainer.test_batch_size = 7
+    run.trainer.test_batch_size = 7  # less than the 61 items: 9 calls for a user
     assert run.trainer.evaluate(run.test, load_best_model=False) == ours
     assert sum(rows for rows, _ in seen) == n_users
     assert {rows for rows, _ in seen[:-1]} == {3}
     assert {columns for _, columns in seen} == {n_items}
-    assert (max(pieces) == 7) if model == "NeuMF" else not pieces
+    assert set(pieces) == ({7, 5} if model == "NeuMF" else set())
+    assert sum(pieces) == (n_users * n_items if model == "NeuMF" else 0)
+    run.trainer.test_batch_size, pieces[:] = 2 * n_items + 1, []
+    assert run.trainer.evaluate(run.test, load_best_model=False) == ours
+    assert not pieces or set(pieces) <= {n_items, 2 * n_items}
 
 
 def test_a_user_has_a_chunk_even_where_it_needs_more_than_the_memory():

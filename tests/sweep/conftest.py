@@ -1,6 +1,7 @@
 """Tiny sweeps, a model that fails on demand, and Ray on this machine for the tests that need it."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,19 @@ class Noted(BPR):
 def one_thread(monkeypatch):
     """In the processes of trials, too."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def wait_for():
+    """``wait_for(condition, what)``: until it holds; an error after some minutes."""
+
+    def wait(condition, what, seconds=180):
+        end = time.time() + seconds
+        while not condition():
+            assert time.time() < end, f"waited in vain for {what}"
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def test_both_tools_find_the_same_best_setting(settings_of, capsys):
     settings = settings_of(
         "EIIL", epochs=2, penalty_start=1, max_start_epoch=1, train_batch_size=2048
     )
-    settings |= {"selection_start_epoch": 0, "penalty_weight": 10.0}
+    settings |= {"selection_start_epoch": 0, "penalty_weight": 10.0, "state": "info"}
     del settings["load_col"], settings["data_path"]
     results = {
         tool: run_sweep(
@@ -45,6 +45,9 @@ def test_both_tools_find_the_same_best_setting(settings_of, capsys):
     assert results["hyperopt"]["best"] == results["ray"]["best"]
     assert results["ray"]["best"]["learning_rate"] == 0.01
     assert len(set(tables[0]["score"])) > 1
+    # The data were loaded before the first trial, and by none of them (RecBole describes what it loads).
+    logs = [file.read_text() for file in Path().glob("*/trials/*/run.log")]
+    assert len(logs) == 8 and not any("The number of users" in log for log in logs)
 
 
 def test_failures_are_recorded_and_end_nothing(noted):

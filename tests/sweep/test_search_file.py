@@ -1,5 +1,7 @@
 """Search files: RecBole's lines and YAML, the files that we have for our models, and mistakes."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,9 @@ import yaml
 from recbole.trainer import HyperTuning
 
 from recbole_adv import Config, discovery
-from recbole_adv.cli import main
+from recbole_adv.cli import build_parser, main
+from recbole_adv.errors import ConfigError
+from recbole_adv.sweep.options import NAMES, Options
 from recbole_adv.sweep.plan import check_space
 from recbole_adv.sweep.search_file import read_space, ready_file, space_of
 from recbole_adv.sweep.space import Choice, Range
@@ -53,6 +57,24 @@ def test_recbole_reads_the_same_lines_and_the_same_dict():
         assert set(tuning.space) == set(SPACE)
 
 
+def test_the_documentation_shows_files_and_commands_that_work():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    (lines,) = (body for kind, body in blocks if body.startswith("learning_rate "))
+    (as_yaml,) = (body for kind, body in blocks if kind == "yaml")
+    config = Config("EIIL", "ml-100k", config_dict={"use_gpu": False}, command_line=())
+    for name, body in (("hyper.test", lines), ("search.yaml", as_yaml)):
+        Path(name).write_text(body)
+        check_space(config, read_space(name))
+    commands = [line for _, body in blocks for line in body.splitlines() if "adv sweep" in line]
+    assert len(commands) == 4
+    for command in commands:
+        words = shlex.split(command.partition("#")[0])[1:]
+        options, settings = build_parser().parse_known_args(words)
+        Options(**{name: getattr(options, name) for name in NAMES})
+        assert all("=" in setting for setting in settings)
+
+
 def test_nested_values_in_yaml():
     Path("s.yaml").write_text(
         "choice:\n  clip_grad_norm: [null, {max_norm: 1.0}]\n  topk: [[5], [10]]\n"
@@ -73,6 +95,25 @@ def test_every_model_has_a_search_file_that_fits_it(model):
     defaults = {key: config[key] for key in space.dimensions}
     strangers = [k for k, each in space.dimensions.items() if defaults[k] not in each.values]
     assert not strangers, f"the search of {model} leaves out its own defaults"
+
+
+def test_keys_of_players_and_techniques_are_searched_like_any_other():
+    given = {"techniques": ["ema"], "use_gpu": False}
+    config = Config("EIIL", "ml-100k", config_dict=given, command_line=())
+    keys = {"max_interval": [1, 3], "max_learner": ["sgd", "adam"], "ema_decay": [0.9, 0.99]}
+    check_space(config, space_of({"choice": keys}))
+    plain = Config("EIIL", "ml-100k", config_dict={"use_gpu": False}, command_line=())
+    keys["techniques"] = [[], ["ema"]]
+    check_space(plain, space_of({"choice": keys}))
+
+
+def test_a_value_may_fit_only_together_with_another():
+    """Adam has no momentum; the search holds sgd as well."""
+    config = Config("BPR", "ml-100k", config_dict={"use_gpu": False}, command_line=())
+    keys = {"learner": ["adam", "sgd"], "learner_momentum": [None, 0.9]}
+    check_space(config, space_of({"choice": keys}))
+    with pytest.raises(ConfigError, match="learner_momentum: 0.9 does not fit learner 'adam'"):
+        check_space(config, space_of({"choice": {"learner_momentum": [None, 0.9]}}))
 
 
 MALFORMED = {

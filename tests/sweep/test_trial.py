@@ -1,5 +1,6 @@
 """What a trial is made of: resuming with other rates, and the objective for users' own scripts."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,8 +86,6 @@ def test_a_users_own_ray_script_works_unchanged(small):
     Path("fixed.yaml").write_text(yaml.safe_dump(fixed))
     Path("run_hyper.py").write_text(RAY_SCRIPT)
     environment = {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    import os
-
     done = subprocess.run(
         [sys.executable, "run_hyper.py"],
         env={**os.environ, **environment},

@@ -53,16 +53,12 @@ def test_gradient_and_direction(model, attacked):
     def at(deltas):
         return run.again(lambda: loss_at(run.model, deltas, divergence, run.batch)).item()
 
-    put = []
+    put, gradients = run.puts()
     place = run.audited(run.batch)
-    real = place.at
-    place.at = lambda deltas: put.append((place.rows, deltas)) or real(deltas)
-    gradients = run.gradients()[1]
-    rows, moved = put[-1]
     deltas = {}
-    for table, row, delta in zip(place.tables, rows, moved):
+    for table, rows, delta in zip(place.tables, place.rows, put[-1]):
         whole = torch.zeros_like(table.parameter.detach())
-        deltas[table.name] = delta.clone() if row is None else whole.index_copy(0, row, delta)
+        deltas[table.name] = delta if rows is None else whole.index_copy(0, rows, delta)
     # The gradient of the step, by autograd; the divergence has none at the weights themselves.
     extra = run.plain(loss=lambda batch: loss_at(run.model, deltas, divergence, batch))
     assert set(deltas) <= set(extra)

@@ -102,7 +102,7 @@ def test_radii_of_occurrences_are_the_official_ones(kind, attacked):
     settings = {"user_scale": kind, "scope": "sample", "epsilon": 0.4, "start_epoch": 0}
     run = attacked("BPR", settings, double=True)
     c = expected_factors(kind, run)
-    (put,) = run.puts(BATCH)
+    (put,), _ = run.puts(BATCH)
     assert len(put) == 3
     for delta in put:
         assert delta.norm(dim=1).tolist() == pytest.approx((0.4 * c).tolist(), abs=1e-8)

@@ -15,15 +15,6 @@ ONE = {"epochs": 1, "eval_step": 0}
 SGD = {"learner": "sgd", "learning_rate": 0.5}
 
 
-class SparseBPR(BPR):
-    """BPR whose tables have sparse gradients."""
-
-    def __init__(self, config, dataset):
-        super().__init__(config, dataset)
-        for table in (self.user_embedding, self.item_embedding):
-            table.sparse = True
-
-
 class See(Technique):
     """Keeps a dense copy of every gradient, by the name of its parameter."""
 
@@ -91,7 +82,7 @@ def test_own_branch_equals_torch(norm_type):
         torch.testing.assert_close(gradient, parameter.grad)
 
 
-def test_sparse_gradients_are_clipped_like_dense_ones(tiny):
+def test_sparse_gradients_are_clipped_like_dense_ones(tiny, sparse_bpr):
     """Rows that occur twice in a batch count once, with their sum."""
     for technique, keys in (
         ("clip_norm", {"clip_norm_max_norm": 0.01}),
@@ -100,7 +91,7 @@ def test_sparse_gradients_are_clipped_like_dense_ones(tiny):
         ("gradient_centralization", {"gradient_centralization_embeddings": True}),
     ):
         before, after, _ = gradients_around(tiny, BPR, technique, **keys)
-        sparse_before, sparse_after, run = gradients_around(tiny, SparseBPR, technique, **keys)
+        sparse_before, sparse_after, run = gradients_around(tiny, sparse_bpr, technique, **keys)
         assert run.model.user_embedding.weight.grad.is_sparse
         for name in after:
             torch.testing.assert_close(sparse_before[name], before[name], msg=technique)

@@ -21,15 +21,6 @@ ONE = {"epochs": 1, "eval_step": 0}
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "clippy_adagrad.json").read_text())
 
 
-class SparseBPR(BPR):
-    """BPR whose tables have sparse gradients."""
-
-    def __init__(self, config, dataset):
-        super().__init__(config, dataset)
-        for table in (self.user_embedding, self.item_embedding):
-            table.sparse = True
-
-
 class Moves(Technique):
     """Keeps the weights before and after each step."""
 
@@ -207,10 +198,10 @@ def test_rows_by_hand():
 
 @pytest.mark.parametrize("embeddings", ["rows", "tensor"])
 @pytest.mark.parametrize("learner", ["sgd", "adagrad", "clippy_adagrad"])
-def test_sparse_tables_move_like_dense_ones(learner, embeddings, tiny):
+def test_sparse_tables_move_like_dense_ones(learner, embeddings, tiny, sparse_bpr):
     keys = {"clippy_embeddings": embeddings, "learner": learner, "learning_rate": 20.0, **ONE}
     weights = []
-    for model in (BPR, SparseBPR):
+    for model in (BPR, sparse_bpr):
         run = tiny(model, techniques=["clippy"], **keys)
         run.fit(saved=False)
         # Under its own Clippy no tensor exceeds the same bound, hence no row.

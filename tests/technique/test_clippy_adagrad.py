@@ -17,15 +17,6 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "clippy_adagrad.json").r
 EXACT = {"float32": (5e-6, 1e-7, 1e-5), "float64": (1e-12, 0.0, 1e-12)}
 
 
-class SparseBPR(BPR):
-    """BPR whose tables have sparse gradients."""
-
-    def __init__(self, config, dataset):
-        super().__init__(config, dataset)
-        for table in (self.user_embedding, self.item_embedding):
-            table.sparse = True
-
-
 def tensors_of(case):
     dtype = getattr(torch, case["dtype"])
     return [nn.Parameter(torch.tensor(v["init"], dtype=dtype)) for v in case["variables"]]
@@ -137,11 +128,11 @@ def test_without_bounds_it_is_adagrad(tiny):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
-def test_sparse_gradients_give_what_dense_ones_give(tiny):
+def test_sparse_gradients_give_what_dense_ones_give(tiny, sparse_bpr):
     """By row, as untouched rows neither move nor bound the others where the gradient is dense."""
     keys = {"learner": "clippy_adagrad", "learning_rate": 20.0, "epochs": 1, "eval_step": 0}
     dense = tiny(BPR, **keys).fit(saved=False)
-    sparse = tiny(SparseBPR, **keys).fit(saved=False)
+    sparse = tiny(sparse_bpr, **keys).fit(saved=False)
     assert next(sparse.model.parameters()).grad.is_sparse
     for mine, other in zip(sparse.model.parameters(), dense.model.parameters()):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)

@@ -35,7 +35,11 @@ TRAINERS = {
     "INVTrainer": ("EIIL", {"backbone": "NeuMF", "dropout_prob": 0.2, "max_start_epoch": 0}),
 }
 REFUSED = {
-    "KGTrainer": {"r_drop": "dropout", "gradient_centralization": "nothing to act on in KTUP"},
+    "KGTrainer": {
+        "r_drop": "dropout",
+        "gradient_centralization": "nothing to act on in KTUP",
+        "gradient_noise": "nothing to act on in KTUP",
+    },
     "RecVAETrainer": {
         "r_drop": "loss modules",
         "label_smoothing": "loss modules",

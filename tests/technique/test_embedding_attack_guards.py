@@ -102,7 +102,7 @@ def test_a_perturbed_evaluation_needs_its_caches_cleared(attacked):
     run.model.eval()
     with torch.no_grad():
         plain = run.model.full_sort_predict(run.batch).clone()
-        with place.at([torch.ones_like(t.parameter) for t in place.tables]):
+        with place.at([torch.ones_like(t.parameter) for t in place.tables], [1.0, 1.0]):
             assert run.model.full_sort_predict(run.batch).equal(plain)
             clear_caches(run.model)
             assert not run.model.full_sort_predict(run.batch).equal(plain)

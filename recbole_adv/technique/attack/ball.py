@@ -44,12 +44,17 @@ def directions(
     """
     moves = []
     for gradient, length in zip(gradients, lengths(gradients, scope)):
-        usable = (length > TINY) & length.isfinite()
+        finite = length.isfinite()
+        usable = finite & (length > TINY)
         if min_gradient > 0 and length.numel():
             median = torch.where(usable, length, math.nan).nanmedian()
             usable &= length >= min_gradient * median
-        move = gradient.sign() if norm == "linf" else gradient / length
-        moves.append(move.masked_fill_(~usable, 0.0))
+        factor = torch.where(usable, 1.0 if norm == "linf" else 1 / length, 0.0)
+        move = (gradient.sign() if norm == "linf" else gradient) * factor
+        # Zero times infinity is nan. Looking costs nothing on a CPU, a pass over a table does.
+        if length.device.type != "cpu" or not bool(finite.all()):
+            move.masked_fill_(~usable, 0.0)
+        moves.append(move)
     return moves
 
 

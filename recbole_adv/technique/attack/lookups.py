@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_adv.errors import ConfigError
 from recbole_adv.technique.attack.tables import Table
@@ -33,9 +33,16 @@ class LookupPlace:
         self._found: list[Tensor | None] = []
         self.known = False
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What a pass must have the gradients of, so that it comes by the lookups."""
+        return [table.parameter for table in self.of]
+
     @contextmanager
-    def at(self, deltas: Sequence[Tensor] | None) -> Iterator[None]:
-        """Passes inside add ``deltas`` to the lookups, in their order; None adds nothing."""
+    def at(
+        self, moves: Sequence[Tensor] | None, radii: Sequence[Tensor | float] = ()
+    ) -> Iterator[None]:
+        """Passes inside add ``radius * move`` to the lookups, in their order; None adds nothing."""
         self._found, calls = [], []
 
         def add(table: Table):
@@ -43,7 +50,8 @@ class LookupPlace:
                 number = len(calls)
                 calls.append(table)
                 self._notice(number, table, looked_up(args, kwargs), output)
-                output = output if deltas is None else output + deltas[number]
+                if moves is not None:
+                    output = output + radii[number] * moves[number]
                 if output.requires_grad:
                     output.register_hook(lambda gradient: self._keep(number, gradient))
                 return output
@@ -79,23 +87,22 @@ class LookupPlace:
         self._found[number] = gradient.detach()
 
     def gradients(self, of_parameters: Sequence[Tensor | None]) -> list[Tensor]:
-        """Those of the outputs, zero at padding; the gradients of the tables are not looked at."""
-        found = [
+        """Those of the outputs; the gradients of the tables are not looked at."""
+        return [
             torch.zeros_like(output) if gradient is None else gradient
             for output, gradient in zip(self._outputs, self._found)
         ]
-        return self.mask(found)
 
     def shapes(self) -> list[Tensor]:
         """Tensors of the shapes of a perturbation."""
         return self._outputs
 
-    def mask(self, moves: Sequence[Tensor]) -> list[Tensor]:
-        """The same with zeros where padding was looked up."""
-        return [
-            move if t.padding is None else move.masked_fill((i == t.padding).unsqueeze(-1), 0.0)
-            for move, i, t in zip(moves, self._indices, self.tables)
-        ]
+    def mask_(self, moves: list[Tensor]) -> list[Tensor]:
+        """Zero what was looked up at padding, in place."""
+        for move, index, table in zip(moves, self._indices, self.tables):
+            if table.padding is not None:
+                move.masked_fill_((index == table.padding).unsqueeze(-1), 0.0)
+        return moves
 
     def sizes(self) -> list[Any]:
         """How many samples each lookup has."""

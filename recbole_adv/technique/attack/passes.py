@@ -57,7 +57,6 @@ class Passes:
         self.place, self._remember, self._radii = place, remember, radii
         self._radius: list[Tensor | float] | None = None
         self._repetition: Repetition | None = None
-        self._of = [t.parameter for t in getattr(place, "of", place.tables)]
         place.begin()
 
     @property
@@ -66,12 +65,6 @@ class Passes:
         if self._radius is None:
             self._radius = self._radii()
         return self._radius
-
-    def deltas(self, moves: Moves) -> list[Tensor] | None:
-        """The perturbation itself."""
-        if moves is None:
-            return None
-        return [radius * move for radius, move in zip(self.radius, moves)]
 
     def repeat(self) -> AbstractContextManager:
         """The context of a pass that sees what the first one saw, or will see."""
@@ -89,9 +82,9 @@ class Passes:
 
         Raises :class:`Unusable` before anything is added if the perturbed loss is not finite.
         """
-        with gradients_aside(self._of):
+        with gradients_aside(self.place.parameters):
             loss = self.last(moves, share)
-            gradients = self.place.gradients([p.grad for p in self._of])
+            gradients = self.place.gradients([p.grad for p in self.place.parameters])
             return loss, gradients if self.weight > 0 else [-g for g in gradients]
 
     def look(self, moves: Moves) -> tuple[Tensor, list[Tensor]]:
@@ -99,9 +92,8 @@ class Passes:
 
         Raises :class:`Unusable` if the perturbed loss is not finite.
         """
-        deltas = self.deltas(moves)
-        with self._pass(), self.place.at(deltas), self._checked(moves):
-            loss, gradients = self.turn.gradient(self.batch, self._of)
+        with self._pass(), self._at(moves), self._checked(moves):
+            loss, gradients = self.turn.gradient(self.batch, self.place.parameters)
             return loss, self.place.gradients(gradients)
 
     def last(self, moves: Moves, share: float, usable: Tensor | None = None) -> Loss:
@@ -109,9 +101,11 @@ class Passes:
 
         usable: a truth on the device, without which the pass is :class:`Unusable` too.
         """
-        deltas = self.deltas(moves)
-        with self._pass(), self.place.at(deltas), self._checked(moves, usable):
+        with self._pass(), self._at(moves), self._checked(moves, usable):
             return self.backward(self.batch, share * self.weight)
+
+    def _at(self, moves: Moves) -> AbstractContextManager:
+        return self.place.at(moves, () if moves is None else self.radius)
 
     @contextmanager
     def minimising(self, loss: LossFunction) -> Iterator[None]:

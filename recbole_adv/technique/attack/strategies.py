@@ -40,14 +40,19 @@ class Ascent:
     def __init__(self, recipe: Recipe, min_gradient: float):
         self.recipe, self.min_gradient = recipe, min_gradient
 
-    def direction(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """The move of length 1 along which the loss grows fastest."""
-        return ball.directions(gradients, self.recipe.scope, self.recipe.norm, self.min_gradient)
+    def direction(self, passes: Passes, gradients: list[Tensor]) -> list[Tensor]:
+        """The move of length 1 along which the loss grows fastest; padding does not move."""
+        r = self.recipe
+        if r.scope in ("table", "global") or self.min_gradient > 0:
+            # Padding must not count in the norm, or the median, that all rows share.
+            gradients = passes.place.mask_([gradient.clone() for gradient in gradients])
+        moves = ball.directions(gradients, r.scope, r.norm, self.min_gradient)
+        return passes.place.mask_(moves)
 
-    def step(self, moves: Moves, gradients: Sequence[Tensor]) -> list[Tensor]:
+    def step(self, passes: Passes, moves: Moves, gradients: list[Tensor]) -> list[Tensor]:
         """The next point of the ascent."""
         r = self.recipe
-        steps = self.direction(gradients)
+        steps = self.direction(passes, gradients)
         return ball.ascend(moves, steps, r.rate, r.scope, r.norm, r.projection)
 
     def start(self, passes: Passes) -> Moves:
@@ -56,7 +61,7 @@ class Ascent:
             return None
         passes.scout()
         moves = ball.random_start(passes.place.shapes(), self.recipe.scope, self.recipe.norm)
-        return passes.place.mask(moves)
+        return passes.place.mask_(moves)
 
 
 def last_counts(passes: Passes, ascent: Ascent, weight: float) -> Attacked:
@@ -72,7 +77,7 @@ def last_counts(passes: Passes, ascent: Ascent, weight: float) -> Attacked:
         for _ in range(ascent.recipe.steps):
             if gradients is None:
                 gradients = passes.look(moves)[1]
-            moves = ascent.step(moves, gradients)
+            moves = ascent.step(passes, moves, gradients)
             gradients = None
         return _followed(passes, moves, weight, clean, reference)
     except Unusable:
@@ -104,7 +109,7 @@ def every_counts(passes: Passes, ascent: Ascent, weight: float, moves: Moves) ->
             reference = total(loss)
         at = moves
         if recipe.persistent or number + 1 < n_passes:
-            moves = ascent.step(moves, gradients)
+            moves = ascent.step(passes, moves, gradients)
     means = tuple(torch.stack(part).mean() for part in zip(*losses))
     shown = clean if clean is not None else means if len(means) > 1 else means[0]
     return Attacked(shown, sum(losses[-1]), reference, row_norms(at), moves)
@@ -125,13 +130,13 @@ def consistency_counts(
     def divergence(batch) -> Tensor:
         return predictions.divergence(before, predictions(batch))
 
-    moves = passes.place.mask([torch.randn_like(like) for like in passes.place.shapes()])
-    moves = ascent.direction(moves)
+    moves = passes.place.mask_([torch.randn_like(like) for like in passes.place.shapes()])
+    moves = ascent.direction(passes, moves)
     try:
         with passes.minimising(divergence):
             for _ in range(ascent.recipe.steps):
                 gradients = passes.look([probe * move for move in moves])[1]
-                moves = ascent.direction(gradients)
+                moves = ascent.direction(passes, gradients)
             return _followed(passes, moves, weight, clean, torch.zeros_like(total(clean)))
     except Unusable:
         return _left_out(passes, clean)

@@ -3,7 +3,7 @@
 This is one of two places for a perturbation; the other is attack/lookups.py. A place learns its rows,
 or its lookups, from the first pass on a batch. For lists in an order of its own it answers: how is a
 pass made around the weights (``at``), what is the gradient there of the pass just made
-(``gradients``), what is padding (``mask``).
+(``gradients``), what is padding (``mask_``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_adv.technique.attack.tables import Table
 
@@ -42,33 +42,43 @@ class WeightPlace:
         self.rows: list[Tensor | None] = [None] * len(self.tables)
         self.known = not any(self.by_lookup)
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What a pass must have the gradients of."""
+        return [table.parameter for table in self.tables]
+
     @contextmanager
-    def at(self, deltas: Sequence[Tensor] | None) -> Iterator[None]:
-        """Passes inside are made at the weights plus ``deltas``; None: at the weights.
+    def at(
+        self, moves: Sequence[Tensor] | None, radii: Sequence[Tensor | float] = ()
+    ) -> Iterator[None]:
+        """Passes inside are made at the weights plus ``radius * move``; None: at the weights.
 
         The weights come back bit for bit, also when a pass raises.
         """
         kept: list[Tensor] = []
         with self._watching():
             try:
-                for index, delta in enumerate(deltas or ()):
-                    self._write(index, delta, kept)
+                for index, (move, radius) in enumerate(zip(moves or (), radii)):
+                    self._write(index, move, radius, kept)
                 yield
             finally:
                 self._restore(kept)
 
     @torch.no_grad()
-    def _write(self, index: int, delta: Tensor, kept: list[Tensor]) -> None:
+    def _write(self, index: int, move: Tensor, radius: Tensor | float, kept: list[Tensor]) -> None:
         table, rows = self.tables[index], self.rows[index]
         weight = table.parameter
         if rows is not None:
             kept.append(weight.index_select(0, rows))
-            weight.index_copy_(0, rows, kept[-1] + delta)
+            weight.index_copy_(0, rows, kept[-1] + radius * move)
             return
         if table.name not in self._buffers:
             self._buffers[table.name] = torch.empty_like(weight)
         kept.append(self._buffers[table.name].copy_(weight))
-        weight.add_(delta)
+        if isinstance(radius, Tensor):
+            weight.addcmul_(move, radius)
+        else:
+            weight.add_(move, alpha=radius)
 
     @torch.no_grad()
     def _restore(self, kept: Sequence[Tensor]) -> None:
@@ -110,7 +120,7 @@ class WeightPlace:
         return torch.empty(0, dtype=torch.long, device=self.tables[index].parameter.device)
 
     def gradients(self, of_parameters: Sequence[Tensor | None]) -> list[Tensor]:
-        """Those of the rows, padding zeroed, from the gradients of the whole tables."""
+        """Those of the rows, from the gradients of the whole tables; not to be written to."""
         found = []
         for table, rows, gradient in zip(self.tables, self.rows, of_parameters):
             if gradient is None:
@@ -119,7 +129,7 @@ class WeightPlace:
                 gradient = _rows_of_sparse(gradient.coalesce(), rows)
             elif rows is not None:
                 gradient = gradient.index_select(0, rows)
-            found.append(_without_padding(gradient, rows, table.padding))
+            found.append(gradient)
         return found
 
     def shapes(self) -> list[Tensor]:
@@ -129,12 +139,16 @@ class WeightPlace:
             for table, rows in zip(self.tables, self.rows)
         ]
 
-    def mask(self, moves: Sequence[Tensor]) -> list[Tensor]:
-        """The same with zeros at padding."""
-        return [
-            _without_padding(move, rows, table.padding)
-            for move, rows, table in zip(moves, self.rows, self.tables)
-        ]
+    def mask_(self, moves: list[Tensor]) -> list[Tensor]:
+        """Zero padding in place."""
+        for move, rows, table in zip(moves, self.rows, self.tables):
+            if table.padding is None:
+                continue
+            if rows is None:
+                move[table.padding].zero_()
+            else:
+                move.masked_fill_((rows == table.padding).view(-1, *(1,) * (move.dim() - 1)), 0.0)
+        return moves
 
     def sizes(self) -> list[Any]:
         """How many rows of each table may move, padding left out."""
@@ -161,12 +175,3 @@ def _rows_of_sparse(gradient: Tensor, rows: Tensor | None) -> Tensor:
     values = gradient.values()
     found = values.new_zeros((rows.numel(), *values.shape[1:]))
     return found.index_copy_(0, torch.searchsorted(rows, gradient.indices()[0]), values)
-
-
-def _without_padding(rows_of: Tensor, rows: Tensor | None, padding: int | None) -> Tensor:
-    if padding is None:
-        return rows_of
-    if rows is None:
-        return rows_of.index_fill(0, torch.tensor([padding], device=rows_of.device), 0.0)
-    at_padding = (rows == padding).view(-1, *(1,) * (rows_of.dim() - 1))
-    return rows_of.masked_fill(at_padding, 0.0)
