@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -67,7 +67,9 @@ def measure(which: str, file: str, n_users: int, n_items: int) -> dict[str, floa
         return (psutil.Process().memory_info().rss - before) / 2**20
 
     def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before / 2**20
+        # Not ru_maxrss, in which a child of a large process begins with the size of that.
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10 - before / 2**20
 
     start = time.perf_counter()
     if which == "RecBole":
@@ -84,7 +86,12 @@ def measure(which: str, file: str, n_users: int, n_items: int) -> dict[str, floa
     for phase in PHASES[1:]:
         used = sampler.set_phase(phase).used_ids
         assert sum(len(used[u]) for u in range(n_users)) > 0.8 * len(rows)
-    return {**row, "all s": time.perf_counter() - start, "all peak MB": peak(), "all kept MB": kept()}
+    return {
+        **row,
+        "all s": time.perf_counter() - start,
+        "all peak MB": peak(),
+        "all kept MB": kept(),
+    }
 
 
 def main() -> None:
@@ -108,7 +115,9 @@ def main() -> None:
             command = [sys.executable, __file__, *sys.argv[1:], "--child", which, str(file)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found[which] = json.loads(done.stdout.splitlines()[-1])
-            print(which, {name: round(value, 1) for name, value in found[which].items()}, flush=True)
+            print(
+                which, {name: round(value, 1) for name, value in found[which].items()}, flush=True
+            )
     found["ratio"] = {name: found["tensor"][name] / v for name, v in found["RecBole"].items()}
     print("tensor / RecBole", {name: round(ratio, 3) for name, ratio in found["ratio"].items()})
     if options.rows == parser.get_default("rows"):

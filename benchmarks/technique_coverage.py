@@ -1,7 +1,8 @@
 """Every technique on every stock model of the installed RecBole: works, is refused, or why not.
 
     python benchmarks/technique_coverage.py                 # all, and writes docs/techniques/coverage.md
-    python benchmarks/technique_coverage.py --models BPR SASRec --techniques ema
+    python benchmarks/technique_coverage.py --models BPR SASRec            # these anew
+    python benchmarks/technique_coverage.py --techniques ema               # a look; writes nothing
 
 Each model is trained for one epoch on the packaged data set ``checkerboard``, plainly and with each
 technique alone, from the same seed. ``yes``: the weights (for EMA: the evaluated ones; for techniques
@@ -119,7 +120,8 @@ class Built:
         trainer.fit(self.train, None, verbose=False, saved=False)
         with trainer._evaluation_weights():
             weights = {key: value.clone() for key, value in model.state_dict().items()}
-        return weights, trainer.report._line
+        # RecBole's pre-training makes no report.
+        return weights, trainer.report._line or trainer.techniques.figures()
 
 
 def build(name: str) -> tuple[Built | None, dict | None, str]:
@@ -210,8 +212,11 @@ def main() -> None:
             f"{name:<12} works: {works:>2}, refused: {len(results[name]) - works - len(bad)} {bad or ''}"
         )
     print(f"{len(results)} models, {faults} faults")
-    everything = len(options.models) == len(discovery.recbole_model_names())
-    if everything and options.techniques == list(technique_names()):
+    if options.techniques == list(technique_names()):
+        if RESULTS.is_file() and len(options.models) < len(discovery.recbole_model_names()):
+            earlier = json.loads(RESULTS.read_text())  # some models anew
+            results = {**earlier["results"], **results}
+            unbuilt = {**earlier["not_built"], **unbuilt}
         versions = {"recbole_adv": recbole_adv.__version__, "torch": torch.__version__}
         data = {"versions": versions, "results": results, "not_built": unbuilt}
         RESULTS.write_text(json.dumps(data, indent=1) + "\n")

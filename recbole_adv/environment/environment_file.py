@@ -53,7 +53,9 @@ def read_environments(path: str, dataset, n_environments: int | None) -> Tensor:
             f"environment_file {path!r} has {int((there >= 0).sum())} of the {len(user)} training "
             "rows; it must come from a run on the same data and the same split (seed, eval_args)"
         )
-    names = sorted(set(ids.more[_COLUMN].tolist()), key=lambda name: (not name.isdigit(), len(name), name))
+    names = sorted(
+        set(ids.more[_COLUMN].tolist()), key=lambda name: (not name.isdigit(), len(name), name)
+    )
     if len(names) < 2:
         raise ConfigError(
             f"environment_file {path!r} puts all rows into one environment, {names[0]!r}; at least 2 "

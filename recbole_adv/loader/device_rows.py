@@ -46,7 +46,9 @@ class DeviceRows:
         self.source = source if isinstance(source, SequenceRows) else None
         plain = source.rows if self.source is not None else source
         self.columns = self._rows.of(plain.interaction)
-        self.histories = self._histories.of(self.source.histories) if self.source is not None else {}
+        self.histories = (
+            self._histories.of(self.source.histories) if self.source is not None else {}
+        )
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

@@ -50,8 +50,12 @@ class UsedItems:
         return found
 
     def _sort(self) -> None:
-        n_items = self._datasets[0].item_num
-        pairs = sorted_pairs(*self.pairs(), n_items)
+        first = self._datasets[0]
+        n_items, fields = first.item_num, (first.uid_field, first.iid_field)
+        parts = (sorted_pairs(*(d.inter_feat[f] for f in fields), n_items) for d in self._datasets)
+        pairs = torch.cat(list(parts))
+        pairs.numpy().sort()
+        pairs = torch.unique_consecutive(pairs)
         start, _ = rows_of_owners(pairs, len(self), n_items)
         self._items = pairs.remainder_(n_items).to(torch.int32).numpy()
         self._start = np.append(start.numpy(), len(pairs))
@@ -119,7 +123,9 @@ def tensor_samplers(wanted: bool = True) -> Iterator[None]:
 def draw_of(sampler, device: torch.device) -> Draw:
     """What a sampler draws, of the phase and distribution that it has, as a function on tensors."""
     if isinstance(sampler, KGSampler):
-        head, tail = (torch.as_tensor(np.array(ids)) for ids in (sampler.hid_list, sampler.tid_list))
+        head, tail = (
+            torch.as_tensor(np.array(ids)) for ids in (sampler.hid_list, sampler.tid_list)
+        )
         count = torch.bincount(torch.cat([head, tail]), minlength=sampler.entity_num)
         popularity = _popularity(sampler, count, sampler.entity_num, device)
         n = sampler.entity_num
@@ -143,7 +149,9 @@ def draw_of(sampler, device: torch.device) -> Draw:
 def _item_counts(datasets: Sequence[Any]) -> Tensor:
     """Rows of each item in all phases, of which RecBole's popularity is made."""
     first = datasets[0]
-    counts = [torch.bincount(d.inter_feat[first.iid_field], minlength=first.item_num) for d in datasets]
+    counts = [
+        torch.bincount(d.inter_feat[first.iid_field], minlength=first.item_num) for d in datasets
+    ]
     return torch.stack(counts).sum(0)
 
 

@@ -61,7 +61,8 @@ def _fill(figure, runs: Sequence[Run], page: str, pages: Pages) -> None:
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (panel, curves) in zip(axes, panels.items()):
         _panel(axis, runs, curves)
-        axis.set_title(panel, fontsize="medium")
+        only = next(iter(curves)) if len(curves) == 1 else panel
+        axis.set_title(panel if only in panel else f"{panel}: {only}", fontsize="medium")
         if page == "norms":
             _scale(axis)
         if page == "losses":
@@ -93,6 +94,7 @@ def _panel(axis, runs: Sequence[Run], curves: Mapping[str, str]) -> None:
     axis.set_xlabel("epoch", fontsize="small")
     axis.tick_params(labelsize="small")
     axis.grid(alpha=0.3)
+    axis.ticklabel_format(axis="y", useOffset=False)
     axis.xaxis.get_major_locator().set_params(integer=True)
 
 

@@ -112,7 +112,7 @@ def test_evaluation_on_sampled_items(distribution, tiny):
     run = tiny("BPR", train_loader="tensor", eval_args=mode, epochs=1)
     used = Sampler(PHASES, [x._dataset for x in (run.train, run.valid, run.test)])
     sets = used.set_phase("test").used_ids
-    for batch, _, positive_row, positive_item in run.test:
+    for batch, _, _, positive_item in run.test:
         user, item = batch["user_id"].numpy(), batch["item_id"].numpy()
         assert len(user) == 21 * len(positive_item)
         has = [i in sets[u] for u, i in zip(user, item)]

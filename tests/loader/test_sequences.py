@@ -27,12 +27,18 @@ def wide(tmp_path):
             row = (f"u{u}", f"i{(3 * u + 5 * k) % 23}", (7 * k) % 11, u + 0.25 * k, words, sizes)
             lines.append("\t".join(map(str, row)))
     (folder / "wide.inter").write_text("\n".join(lines) + "\n")
-    return {**WIDE, "data_path": str(folder.parent), "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"}}
+    return {
+        **WIDE,
+        "data_path": str(folder.parent),
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"},
+    }
 
 
 def both(tiny, dataset="checkerboard", **settings):
     """The parts of a run with RecBole's tables and of one with histories."""
-    runs = [tiny("SASRec", dataset, train_loader=kind, **settings) for kind in ("recbole", "tensor")]
+    runs = [
+        tiny("SASRec", dataset, train_loader=kind, **settings) for kind in ("recbole", "tensor")
+    ]
     parts = [[d._dataset.inter_feat for d in (r.train, r.valid, r.test)] for r in runs]
     assert all(type(rows) is SequenceRows for rows in parts[1])
     return list(zip(*parts))
@@ -84,7 +90,7 @@ def test_it_is_an_interaction_to_who_reads_it(wide, tiny):
     assert all(torch.equal(one[name], other[name]) for name in table.columns)
     assert torch.equal(rows.item_id_list, table.item_id_list) and list(rows) == rows.columns
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
-        rows.colour
+        _ = rows.colour
     assert "history_end" not in rows and "item_id_list" in rows and "colour" not in rows
     for read in (lambda x: x.to("cpu"), lambda x: x.repeat(2), lambda x: x.repeat_interleave(2)):
         equal(read(table), read(rows))
@@ -130,14 +136,24 @@ def test_only_what_is_kept_takes_memory(tiny):
 
     for table, rows in both(tiny, MAX_ITEM_LIST_LENGTH=50)[:1]:
         assert size_in_bytes(rows) < size_in_bytes(table) / 10
-        assert rows.histories["item_id_list"].data_ptr() == rows[:5].histories["item_id_list"].data_ptr()
+        assert (
+            rows.histories["item_id_list"].data_ptr()
+            == rows[:5].histories["item_id_list"].data_ptr()
+        )
 
 
 def test_an_augmentation_of_its_own_is_kept(tiny, settings_of):
     """DIEN adds sequences of negatives; RecBole's code runs for it."""
     extra = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "mlp_hidden_size": [8]}
-    extra |= {"MAX_ITEM_LIST_LENGTH": 5, "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}
-    extra |= {"metrics": ["Recall"], "valid_metric": "Recall@10", "eval_args": {"mode": "full", "order": "TO"}}
+    extra |= {
+        "MAX_ITEM_LIST_LENGTH": 5,
+        "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1},
+    }
+    extra |= {
+        "metrics": ["Recall"],
+        "valid_metric": "Recall@10",
+        "eval_args": {"mode": "full", "order": "TO"},
+    }
     run = tiny("DIEN", train_loader="tensor", **extra)
     assert not isinstance(run.train._dataset.inter_feat, SequenceRows)
     assert "neg_item_id_list" in run.train._dataset.inter_feat
@@ -151,6 +167,6 @@ def test_models_that_look_at_the_whole_data_set(tiny):
     assert one.nnz > 0 and (one != other).nnz == 0
     counts = [(r.train._dataset.item_counter, r.train._dataset.user_counter) for r in runs]
     assert counts[0] == counts[1]
-    assert runs[0].trainer.evaluate(runs[0].test, load_best_model=False) == runs[1].trainer.evaluate(
-        runs[1].test, load_best_model=False
-    )
+    assert runs[0].trainer.evaluate(runs[0].test, load_best_model=False) == runs[
+        1
+    ].trainer.evaluate(runs[1].test, load_best_model=False)

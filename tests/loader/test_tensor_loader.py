@@ -294,7 +294,7 @@ def test_it_reads_like_the_loader_it_stands_for(tiny):
     assert loader.batch_size == run.train.batch_size == 100
     assert loader.generator is not run.train.generator
     with pytest.raises(AttributeError, match="colour"):
-        loader.colour
+        _ = loader.colour
 
 
 def test_what_is_written_to_the_rows_is_read_in_the_next_epoch(tiny):

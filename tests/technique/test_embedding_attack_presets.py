@@ -130,7 +130,7 @@ def test_samples_have_one_norm_over_all_positions_and_none_at_padding(attacked):
     settings = {"preset": "freelb", "epsilon": 0.4, "relative": False, "steps": 2}
     pairs = {"distribution": "uniform", "sample_num": 1}
     run = attacked("SASRec", settings, loss_type="BPR", train_neg_sample_args=pairs)
-    first, second = run.puts()
+    (_, second), _ = run.puts()
     place = next(iter(run.attack._places.values()))
     (history,) = [i for i, delta in enumerate(second) if delta.dim() == 3]
     index = run.batch["item_id_list"]
