@@ -53,7 +53,7 @@ class Passes:
         remember: Callable[[], Repetition],
         radii: Callable[[], list[Tensor | float]],
     ):
-        self.backward, self.turn, self.batch, self.weight = backward, turn, batch, weight
+        self._descend, self.turn, self.batch, self.weight = backward, turn, batch, weight
         self.place, self._remember, self._radii = place, remember, radii
         self._radius: list[Tensor | float] | None = None
         self._repetition: Repetition | None = None
@@ -102,7 +102,7 @@ class Passes:
         usable: a truth on the device, without which the pass is :class:`Unusable` too.
         """
         with self._pass(), self._at(moves), self._checked(moves, usable):
-            return self.backward(self.batch, share * self.weight)
+            return self._descend(self.batch, share * self.weight)
 
     def _at(self, moves: Moves) -> AbstractContextManager:
         return self.place.at(moves, () if moves is None else self.radius)

@@ -48,7 +48,7 @@ class Ascent:
         moves = ball.directions(gradients, r.scope, r.norm, self.min_gradient)
         return passes.place.mask_(moves)
 
-    def step(self, passes: Passes, moves: Moves, gradients: list[Tensor]) -> list[Tensor]:
+    def move(self, passes: Passes, moves: Moves, gradients: list[Tensor]) -> list[Tensor]:
         """The next point of the ascent."""
         r = self.recipe
         steps = self.direction(passes, gradients)
@@ -76,7 +76,7 @@ def last_counts(passes: Passes, ascent: Ascent, weight: float) -> Attacked:
         for _ in range(ascent.recipe.steps):
             if gradients is None:
                 gradients = passes.look(moves)[1]
-            moves = ascent.step(passes, moves, gradients)
+            moves = ascent.move(passes, moves, gradients)
             gradients = None
         return _followed(passes, moves, weight, clean, reference)
     except Unusable:
@@ -108,7 +108,7 @@ def every_counts(passes: Passes, ascent: Ascent, weight: float, moves: Moves) ->
             reference = total(loss)
         at = moves
         if recipe.persistent or number + 1 < n_passes:
-            moves = ascent.step(passes, moves, gradients)
+            moves = ascent.move(passes, moves, gradients)
     means = tuple(torch.stack(part).mean() for part in zip(*losses))
     shown = clean if clean is not None else means if len(means) > 1 else means[0]
     return Attacked(shown, sum(losses[-1]), reference, row_norms(at), moves)
