@@ -33,7 +33,14 @@ def names(trainer):
     ],
 )
 def test_ours_slides_between_the_special_trainer_and_recboles(special, above):
-    below = ["SelectionMixin", "RunStateMixin", "Trainer", "AbstractTrainer", "object"]
+    below = [
+        "SelectionMixin",
+        "RunStateMixin",
+        "SnapshotMixin",
+        "Trainer",
+        "AbstractTrainer",
+        "object",
+    ]
     alone = compose(getattr(stock, special), AdvTrainer)
     assert names(alone) == [*above, "AdvTrainer", *below]
     game = compose(getattr(stock, special), INVTrainer)
