@@ -16,6 +16,7 @@ import argparse
 import json
 import logging
 import math
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -78,8 +79,8 @@ STAGES = {"S3Rec": "pretrain", "RaCT": "actor_pretrain"}
 # What makes a technique act within an epoch of five steps.
 ACTIVE = {
     "embedding_attack_start_epoch": 0,
-    "clip_norm_max_norm": 1e-3,
-    "clip_value_max_value": 1e-5,
+    "clip_norm_max_norm": 1e-8,
+    "clip_value_max_value": 1e-10,
     "clippy_absolute_threshold": 1e-4,
     "clippy_relative_threshold": 0.01,
     "clippy_embeddings": "rows",
@@ -127,14 +128,15 @@ class Built:
 def build(name: str) -> tuple[Built | None, dict | None, str]:
     """The first settings by which the model builds and trains, and its plain weights."""
     model_class = discovery.find_model(name)
-    reason = f"no settings for {getattr(model_class, 'type', None)}"
+    reasons = []
     for settings in ATTEMPTS.get(getattr(model_class, "type", None), ()):
         try:
             built = Built(name, settings)
             return built, built.fit([])[0], ""
         except Exception as error:  # whatever the model and the versions here do
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-    return None, None, reason
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reasons.append(reason.replace(f"{ROOT}/", "")[:160])
+    return None, None, reasons[0] if reasons else f"no settings for {model_class.type}"
 
 
 def outcome(built: Built, plain: dict, technique: str) -> str:
@@ -156,6 +158,18 @@ def outcome(built: Built, plain: dict, technique: str) -> str:
     return "yes" if moved else "NO EFFECT"
 
 
+def in_general(sentence: str, model: str) -> str:
+    """A refusal without the names that are one model's."""
+    sentence = re.sub(rf"\b{model}\b", "<model>", sentence)
+    sentence = re.sub(r"got \['\w+'\]", "got [<technique>]", sentence)
+    sentence = re.sub(r"all of .* are excluded", "all of its tensors are excluded", sentence)
+    sentence = re.sub(
+        r"finds no gradient in .*, on which", "finds no gradient in <tables>, on which", sentence
+    )
+    sentence = re.sub(r"targets: \[.*", "targets: [<name>]", sentence)
+    return re.sub(r"set \w+( or \w+)* above 0", "set <its rate> above 0", sentence)
+
+
 def table(results: dict, unbuilt: dict) -> str:
     """The page of the docs."""
     techniques = list(next(iter(results.values()), {}))
@@ -175,8 +189,8 @@ def table(results: dict, unbuilt: dict) -> str:
         for technique, value in row.items():
             kind, _, sentence = value.partition(": ")
             if kind == "refused":
-                sentence = sentence.replace(model, "<model>")
-                value = str(notes.setdefault(f"`{technique}`: {sentence}", len(notes) + 1))
+                sentence = in_general(sentence, model)
+                value = str(notes.setdefault(sentence, len(notes) + 1))
             cells.append(value)
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     lines += ["", "Refused:", *(f"{number}. {note}" for note, number in notes.items())]

@@ -140,7 +140,7 @@ LATE = {
     ),
     "max owns nothing": ("--max_modules=['env_genrator']", "['env_genrator']", "'env_generator'"),
     "no timestamps": ("-m IRM -d tiny --environment_source=time", "timestamp", "load_col"),
-    "no column": ("-m IRM -d tiny --environment_source=column", "None", "write one of user_id"),
+    "no column": ("-m IRM -d tiny --environment_source=column", "None", "write environment_column"),
     "column unknown": (
         "-m IRM -d tiny --environment_source=column --environment_column=item",
         "'item'",

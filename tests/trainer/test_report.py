@@ -76,11 +76,13 @@ def test_a_run_writes_nothing_outside_of_its_directory(settings_of, tmp_path):
     assert {path.parts[0] for path in new} == {"elsewhere"}
     assert {path.name for path in Path(done["run_dir"]).iterdir()} == {
         "config.yaml",
+        "environments.inter",
         "last.pth",
         "metrics.jsonl",
         "model.pth",
         "result.json",
         "run.log",
+        "split.json",
         "tensorboard",
     }
     assert all("tensorboard" in p.parts for p in new if p.name.startswith("events.out"))
