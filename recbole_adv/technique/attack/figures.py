@@ -10,7 +10,7 @@ from torch import Tensor
 
 NAMES = ("loss", "gap", "delta_mean", "delta_max", "delta_relative", "idle_rows", "skipped")
 """
-* ``loss``: at the perturbed weights (FreeLB: the mean of the passes); ``gap``: that minus the loss at
+* ``loss``: at the last perturbed weights (VAT: the divergence there); ``gap``: that minus the loss at
   the weights, where a pass was made there. A mean gap below 0 tells of a fault.
 * ``delta_mean``, ``delta_max``: L2 norm of the perturbed rows; ``delta_relative``: its mean in units
   of the mean row norm of the table, which is what epsilon amounts to.
