@@ -339,15 +339,17 @@ def test_start_stop_and_interval(tiny):
     assert seen == [0, sum(a < n for a in attacks), sum(a >= n for a in attacks), 0]
 
 
-def test_apr_begins_at_half_of_the_epochs_and_an_attack_that_never_came_is_named(tiny):
+def test_apr_begins_at_half_of_the_epochs_and_an_attack_that_never_came_is_named(tiny, monkeypatch):
     run = tiny("BPR", techniques=["embedding_attack"], epochs=5, eval_step=0)
     said = []
-    run.trainer.logger.warning = lambda text, *values: said.append(text % values)
+    # The logger is that of the whole process.
+    monkeypatch.setattr(
+        run.trainer.logger, "warning", lambda text, *v: said.append(text % v if v else text)
+    )
     run.fit(saved=False)
     assert run.trainer.techniques["min"]["embedding_attack"].start_epoch == 2 and not said
     late = {"embedding_attack_start_epoch": 7}
     run = tiny("BPR", techniques=["embedding_attack"], eval_step=0, **late)
-    run.trainer.logger.warning = lambda text, *values: said.append(text % values)
     run.fit(saved=False)
     assert said == [
         "embedding_attack never acted: training ended in epoch 1, and it was to act from "
