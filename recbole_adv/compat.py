@@ -166,6 +166,22 @@ def without_kmeans() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def anomaly_detection_as_it_was() -> Iterator[None]:
+    """RecBole's SINE switches torch's anomaly detection on when it is imported, which is when any
+    sequential model is; a step of SASRec then takes twice as long. Results do not depend on it.
+
+    Can go when RecBole's ``sine.py`` no longer does that (1.2.1 does).
+    """
+    import torch
+
+    before, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        yield
+    finally:
+        torch.autograd.set_detect_anomaly(before, check_nan)
+
+
 def installed(distribution: str) -> tuple[int, ...]:
     """The installed version's numbers, without importing the package; ``()`` if there is none."""
     try:
@@ -185,5 +201,8 @@ _HOOKS = {
     "recbole.trainer.hyper_tuning": Hook(nullcontext, mend_exhaustive_search),
     "recbole.model.abstract_recommender": Hook(nullcontext, read_plain_other_parameter),
     "recbole.model.general_recommender.ldiffrec": Hook(without_kmeans, lambda module: None),
+    "recbole.model.sequential_recommender.sine": Hook(
+        anomaly_detection_as_it_was, lambda module: None
+    ),
     "recbole.quick_start.quick_start": Hook(without_ray, mend_quick_start),
 }

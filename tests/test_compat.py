@@ -347,3 +347,15 @@ def test_stock_run_recbole_works_without_ray_kmeans_and_thop(tmp_path):
     assert seen["left"] == []
     assert "mrr@3" in seen["metrics"]
     assert "kmeans_pytorch" in seen["kmeans"]
+
+
+def test_importing_sequential_models_leaves_anomaly_detection_alone():
+    """RecBole's SINE switches it on for the whole process."""
+    code = (
+        "import recbole_adv, torch\n"
+        "import recbole.model.sequential_recommender.sasrec\n"
+        "import sys; assert 'recbole.model.sequential_recommender.sine' in sys.modules\n"
+        "print(torch.is_anomaly_enabled())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["False"], done.stderr
