@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "epoch.json"
 QUIET = {"show_progress": False, "state": "error", "use_gpu": False}
 FEATURES = {
     "load_col": {
-        "inter": ["user_id", "item_id"],
+        "inter": ["user_id", "item_id", "rating"],
         "user": ["user_id", "age", "gender", "occupation"],
         "item": ["item_id", "release_year", "class"],
     },

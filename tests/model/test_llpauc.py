@@ -105,8 +105,8 @@ def test_constraints_hold_after_every_step(mode, tiny):
     batch, turns = run.batch(), run.trainer._turns()
     finish, at_the_edge = engine._finish, set()
 
-    def checked(turn):
-        finish(turn)
+    def checked(turn, outcome):
+        finish(turn, outcome)
         own = model.adversary if turn.player.name == "max" else model.scalars
         for name, value in own.items():
             low, high = BOXES[name]

@@ -95,7 +95,7 @@ class Doubled(BPR):
         return 2 * super().calculate_loss(interaction)
 
 
-class Unused(BPR):
+class LeavesOut(BPR):
     def calculate_loss(self, interaction):
         return super().calculate_loss(interaction).detach() + self.user_embedding.weight.sum()
 
@@ -115,7 +115,7 @@ class Silent(Changed):
         (WeighsItself, "WeighsItself has its BCEWithLogitsLoss return"),
         (Smoothed, "Smoothed weighs or changes its CrossEntropyLoss"),
         (Doubled, "Doubled multiplies by 2 the value of its BPRLoss"),
-        (Unused, "Unused leaves out the value of its BPRLoss"),
+        (LeavesOut, "LeavesOut leaves out the value of its BPRLoss"),
         (Silent, "Silent called no loss module with the"),
     ],
 )

@@ -173,8 +173,8 @@ def test_clipping_holds_after_each_step(tiny):
     engine, largest = run.trainer.loop.engine, []
     finish = engine._finish
 
-    def checked(turn):
-        finish(turn)
+    def checked(turn, outcome):
+        finish(turn, outcome)
         largest.append(max(p.abs().max().item() for p in run.model.critic.parameters()))
 
     engine._finish = checked
