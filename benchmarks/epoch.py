@@ -53,7 +53,7 @@ GAME = {"max_start_epoch": 0, "penalty_start": 0}
 CASES = {
     "BPR": ("BPR", {}, {}, None, 21),
     "LightGCN": ("LightGCN", {}, {}, None, 7),
-    "SASRec": ("SASRec", {"train_neg_sample_args": None}, {}, 3, 5),
+    "SASRec": ("SASRec", {"train_neg_sample_args": None}, {}, 3, 9),
     "DeepFM": ("DeepFM", FEATURES, {}, None, 7),
     "EIIL, a step of max in 3": ("EIIL", GAME, {"model": "BPR"}, None, 11),
     "EIIL, both at each step": ("EIIL", {**GAME, "max_interval": 1}, {"model": "BPR"}, None, 11),
@@ -184,8 +184,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--repetitions", type=int, help="of every case")
-    parser.add_argument("--only", help="the cases of this model; nothing is stored")
+    parser.add_argument("--repetitions", type=int, help="of every case; nothing is stored")
+    parser.add_argument("--only", help="the cases whose name has this in it, or 1M")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
@@ -193,7 +193,6 @@ def main() -> None:
     before = {(row["data"], row["model"]): row for row in old}
     print("| data | model | RecBole, s | " + " | ".join(WAYS) + " | of the tensor epoch |")
     print("|" + "---|" * (len(WAYS) + 4))
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         work = [(name, "ml-100k", {}) for name in CASES if not (options.quick and name in SLOW)]
@@ -203,10 +202,11 @@ def main() -> None:
             made = {"data_path": folder, "load_col": None}
             work.append(("BPR", generate(Path(folder)), made))
         for name, dataset, extra in work:
-            rows.append(case_row(name, CASES[name], dataset, extra, options.repetitions))
-            show(rows[-1], before.get((dataset, name)))
-    if not (options.quick or options.only or options.repetitions):
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+            row = case_row(name, CASES[name], dataset, extra, options.repetitions)
+            show(row, before.get((dataset, name)))
+            if options.repetitions is None:  # each as it comes, so that an end loses no other
+                before[dataset, name] = row
+                RESULTS.write_text(json.dumps(list(before.values()), indent=1) + "\n")
 
 
 if __name__ == "__main__":

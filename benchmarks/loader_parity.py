@@ -116,7 +116,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", help="the cases whose name has this in it; nothing is stored")
+    parser.add_argument("--only", help="the cases whose name has this in it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
@@ -125,15 +125,15 @@ def main() -> None:
     head = ["model", "last loss, RecBole", "tensor"]
     head += [text for metric in FINAL for text in (f"{metric}, RecBole", "difference")]
     print("| " + " | ".join([*head, "smallest p", "equal"]) + " |\n|" + "---|" * (len(head) + 2))
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for name in CASES:
             if options.only is None or options.only in name:
-                rows.append(compare(name, options.seeds))
-                show(rows[-1], before.get(name))
-    if options.only is None and options.seeds == parser.get_default("seeds"):
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+                row = compare(name, options.seeds)
+                show(row, before.get(name))
+                if options.seeds == parser.get_default("seeds"):
+                    before[name] = row
+                    RESULTS.write_text(json.dumps(list(before.values()), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def table(results: dict, unbuilt: dict) -> str:
     ]
     for model, row in results.items():
         cells = []
-        for technique, value in row.items():
+        for value in row.values():
             kind, _, sentence = value.partition(": ")
             if kind == "refused":
                 sentence = in_general(sentence, model)
