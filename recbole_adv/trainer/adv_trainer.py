@@ -8,6 +8,7 @@ from time import time
 import torch
 from recbole.trainer import Trainer
 
+from recbole_adv.game.compiled_loss import compiled
 from recbole_adv.game.optimizer import optimizer_of
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player, only_player
@@ -76,6 +77,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
         )
         self.report = Report(self)
         self.best_epoch: int | None = None
+        self._compiled = compiled(self.players[0].loss) if config["compile"] else None
         self._weights_loaded = self._attached = False
         self._epoch: int | None = None
 
@@ -124,13 +126,18 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
 
     def _turns(self, loss_func=None) -> dict[str, Turn]:
         """A Turn for each player, over the optimizers of this moment: RecVAETrainer swaps them."""
-        turns = {}
+        turns, own = {}, self.players[0].loss
         for player in self.players:
             first = player is self.players[0]
+            loss = player.loss
+            if first and loss_func is not None and loss_func != own:
+                loss = loss_func
+            elif first and self._compiled is not None:
+                loss = self._compiled
             turns[player.name] = Turn(
                 player,
                 self.optimizer if first else self.optimizers.get(player.name),
-                loss_func if first and loss_func is not None else player.loss,
+                loss,
                 scaler=self.scalers.get(player.name),
                 techniques=list(self.techniques[player.name].values()),
                 stream=self.loop.streams.get(player.name),
