@@ -114,7 +114,7 @@ def build_optimizer(
     cls = LEARNERS[learner]
     try:
         return cls(parameters, lr=learning_rate, **arguments)
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"the optimizer {learner} cannot be built: {error}; "
             f"{cls.__module__.rpartition('.')[0]}.{cls.__name__} says what its arguments may be"
@@ -160,9 +160,9 @@ def optimizer_of(
     name = player.name
     learner = given.get("learner", setting(config, name, "learner"))
     rate = given.get("learning_rate", setting(config, name, "learning_rate"))
-    arguments = {} if first else fused_argument(learner, player.parameters)
-    if "learner" not in given:
-        arguments |= learner_arguments(config, name)
+    arguments = learner_arguments(config, name) if "learner" not in given else {}
+    if not first and not arguments.get("foreach"):  # torch takes one of the two
+        arguments = fused_argument(learner, player.parameters) | arguments
     return build_optimizer(
         given.get("params") or grouped(player, rate),
         learner,
