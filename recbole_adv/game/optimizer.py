@@ -11,6 +11,7 @@ from torch import nn, optim
 
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.game.clippy_adagrad import ClippyAdagrad
+from recbole_adv.game.lazy_rows import lazy
 from recbole_adv.game.player import Player
 
 LEARNERS: dict[str, type[optim.Optimizer]] = {
@@ -92,9 +93,12 @@ def build_optimizer(
     learner: str,
     learning_rate: float,
     weight_decay: float,
+    sparse_embeddings: bool = False,
     **arguments: Any,
 ) -> optim.Optimizer:
     """The optimizer called ``learner``; the same one as RecBole's where no argument is added.
+
+    sparse_embeddings: of a sparse gradient it moves the rows alone (:mod:`..game.lazy_rows`).
 
     Raises :class:`ConfigError` for an unknown name, where RecBole goes on with Adam, and for weight
     decay with sparse_adam, which RecBole drops.
@@ -105,6 +109,11 @@ def build_optimizer(
             f"learner must be one of {', '.join(LEARNERS)}, got {learner!r}"
             f"{suggest(learner, LEARNERS)}"
         )
+    if learner == "sparse_adam" and sparse_embeddings:
+        raise ConfigError(
+            "sparse_adam has no step for dense gradients, which a player may have beside the sparse "
+            "ones of sparse_embeddings: True; write learner: adam, which is lazy on sparse ones then"
+        )
     if learner != "sparse_adam":
         arguments["weight_decay"] = weight_decay
     elif weight_decay:
@@ -113,7 +122,7 @@ def build_optimizer(
         )
     cls = LEARNERS[learner]
     try:
-        return cls(parameters, lr=learning_rate, **arguments)
+        return (lazy(cls) if sparse_embeddings else cls)(parameters, lr=learning_rate, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"the optimizer {learner} cannot be built: {error}; "
@@ -145,6 +154,7 @@ def optimizer_for(
         setting(config, player, "learner"),
         setting(config, player, "learning_rate"),
         setting(config, player, "weight_decay"),
+        bool(config.get("sparse_embeddings")),
         **learner_arguments(config, player),
     )
 
@@ -168,5 +178,6 @@ def optimizer_of(
         learner,
         rate,
         given.get("weight_decay", setting(config, name, "weight_decay")),
+        bool(config.get("sparse_embeddings")),
         **arguments,
     )
