@@ -165,12 +165,14 @@ def optimizer_of(
     """The optimizer of ``player``, as its keys in ``config`` say; ``given`` goes before them.
 
     first: torch's default implementation, to which RecBole's results are tied, loops over the
-    tensors; for the other players, whose tensors are many and small, one kernel does the whole step.
+    tensors; for the other players, whose tensors are many and small, and for sparse embeddings, one
+    kernel does the whole step.
     """
     name = player.name
     learner = given.get("learner", setting(config, name, "learner"))
     rate = given.get("learning_rate", setting(config, name, "learning_rate"))
-    arguments = {} if first else fused_argument(learner, player.parameters)
+    sparse = bool(config.get("sparse_embeddings"))
+    arguments = {} if first and not sparse else fused_argument(learner, player.parameters)
     if "learner" not in given:
         arguments |= learner_arguments(config, name)
     return build_optimizer(
@@ -178,6 +180,6 @@ def optimizer_of(
         learner,
         rate,
         given.get("weight_decay", setting(config, name, "weight_decay")),
-        bool(config.get("sparse_embeddings")),
+        sparse,
         **arguments,
     )
