@@ -13,6 +13,7 @@ from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.game.clippy_adagrad import ClippyAdagrad
 from recbole_adv.game.lazy_rows import lazy
 from recbole_adv.game.player import Player
+from recbole_adv.game.row_adagrad import RowAdagrad
 
 LEARNERS: dict[str, type[optim.Optimizer]] = {
     "adam": optim.Adam,
@@ -22,8 +23,9 @@ LEARNERS: dict[str, type[optim.Optimizer]] = {
     "rmsprop": optim.RMSprop,
     "sparse_adam": optim.SparseAdam,
     "clippy_adagrad": ClippyAdagrad,
+    "row_adagrad": RowAdagrad,
 }
-"""RecBole's learners by name, and one of ours."""
+"""RecBole's learners by name, and two of ours."""
 
 PLAYER_KEYS = ("learner", "learning_rate", "weight_decay", "clip_grad_norm")
 """What every player may set as ``<player>_<key>``; the min player's keys have no prefix."""
@@ -172,9 +174,9 @@ def optimizer_of(
     learner = given.get("learner", setting(config, name, "learner"))
     rate = given.get("learning_rate", setting(config, name, "learning_rate"))
     sparse = bool(config.get("sparse_embeddings"))
-    arguments = {} if first and not sparse else fused_argument(learner, player.parameters)
-    if "learner" not in given:
-        arguments |= learner_arguments(config, name)
+    own = learner_arguments(config, name) if "learner" not in given else {}
+    one_kernel = (not first or sparse) and "foreach" not in own
+    arguments = (fused_argument(learner, player.parameters) if one_kernel else {}) | own
     return build_optimizer(
         given.get("params") or grouped(player, rate),
         learner,
