@@ -34,14 +34,18 @@ class SparseTables:
         model: its modules' ``sparse`` is set.
         players: the first one's tables decide whether there is a use.
 
+    Attributes:
+        sparse: by player, the names of the tables that were seen to be sparse.
+        dense: by player, why a table is not, by its name.
+
     Raises:
         ConfigError: no table can be sparse; of a model with tables that is known after a batch.
     """
 
     def __init__(self, model: nn.Module, players: Sequence[Player]):
         self._name, self._first = type(model).__name__, players[0].name
-        self._sparse: dict[str, list[str]] = {player.name: [] for player in players}
-        self._dense: dict[str, dict[str, str]] = {player.name: {} for player in players}
+        self.sparse: dict[str, list[str]] = {player.name: [] for player in players}
+        self.dense: dict[str, dict[str, str]] = {player.name: {} for player in players}
         self._open = {
             player.name: [t for t in embedding_tables(model, player.parameters) if _can_be(t)]
             for player in players
@@ -60,19 +64,19 @@ class SparseTables:
             gradient = table.parameter.grad
             n_samples = 1 if batch is None else len(batch)
             if not gradient.is_sparse:
-                self._dense[player][table.name] = _WHOLE
+                self.dense[player][table.name] = _WHOLE
             elif gradient._nnz() >= n_samples * gradient.shape[0]:
-                self._dense[player][table.name] = _EVERY_ROW
+                self.dense[player][table.name] = _EVERY_ROW
             else:
-                self._sparse[player].append(table.name)
-            _set(table, gradient.is_sparse and table.name in self._sparse[player])
+                self.sparse[player].append(table.name)
+            _set(table, gradient.is_sparse and table.name in self.sparse[player])
         self._open[player] = [table for table in self._open[player] if table not in seen]
-        if player == self._first and on_interactions and not self._sparse[player]:
+        if player == self._first and on_interactions and not self.sparse[player]:
             raise ConfigError(self._refusal())
         self._tell(player)
 
     def _refusal(self) -> str:
-        dense = self._dense[self._first]
+        dense = self.dense[self._first]
         why = ", ".join(f"{name} is {reason}" for name, reason in dense.items())
         return (
             f"sparse_embeddings: True finds no table of {self._name} that lookups alone read"
@@ -80,11 +84,11 @@ class SparseTables:
         )
 
     def _tell(self, player: str) -> None:
-        dense = "".join(f"; {n} stays dense, {why}" for n, why in self._dense[player].items())
+        dense = "".join(f"; {n} stays dense, {why}" for n, why in self.dense[player].items())
         getLogger().info(
             "sparse_embeddings, player %s: %s%s",
             player,
-            ", ".join(self._sparse[player]) or "none",
+            ", ".join(self.sparse[player]) or "none",
             dense,
         )
 
