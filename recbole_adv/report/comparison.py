@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from recbole_adv.report.methods import Arena, Method, pairs_of_runs
@@ -39,7 +40,7 @@ class Comparison:
     test: PairedTest
 
 
-def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
+def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
     """Student's t test and Wilcoxon's signed-rank test (zero differences left out) of pairs."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     known = ~(np.isnan(a) | np.isnan(b))

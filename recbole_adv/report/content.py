@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from recbole_adv import __version__
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.report.blocks import Block, Details, Document, Section, Table, Text
 from recbole_adv.report.curves import curve_sections
@@ -40,10 +39,7 @@ def document(runs: Sequence[RunFacts], notes: Sequence[str], metrics: Sequence[s
         Section("Data and split", split_blocks(methods, arenas)),
     ]
     what = f"{_count(len(runs), 'run')} of {_count(len(methods), 'method')}"
-    lead = (
-        f"{what}, {datetime.now():%Y-%m-%d %H:%M}, recbole_adv {__version__}. Runs that differ only by "
-        "their seed are one method."
-    )
+    lead = f"{what}, {datetime.now():%Y-%m-%d %H:%M}. Runs that differ only by their seed are one method."
     return Document(", ".join(datasets), lead, [s for s in sections if s.blocks])
 
 

@@ -76,28 +76,32 @@ class Arena:
 def methods_of(runs: Sequence[RunFacts]) -> tuple[list[Method], list[str]]:
     """The methods in the order of their first runs, with labels, and what is to be said of the runs.
 
-    Of two runs with the same settings and the same seed the first that was tested counts.
+    Of two runs with the same settings, seed and test the first that was tested counts; with another
+    test, since the data changed, they belong to two methods.
     """
-    methods: dict[str, Method] = {}
+    methods: list[Method] = []
     notes = []
     for run in sorted(runs, key=lambda run: not run.test):  # stable: tested ones first
         settings = {k: v for k, v in run.settings.items() if k not in NOT_A_SETTING}
         key = json.dumps(settings, sort_keys=True, default=repr)
-        method = methods.setdefault(key, Method(key, settings))
-        if any(other.seed == run.seed for other in method.runs):
-            notes.append(
-                f"{run.name} has the settings and the seed of another run and is left out."
-            )
+        for method in methods:
+            twins = [other for other in method.runs if other.seed == run.seed]
+            if method.key == key and all(t.test_identity == run.test_identity for t in twins):
+                break
+        else:
+            method, twins = Method(key, settings), []
+            methods.append(method)
+        if twins:
+            notes.append(f"{run.name} has settings and seed of {twins[0].name} and is left out.")
         else:
             method.runs.append(run)
     place = {id(run): number for number, run in enumerate(runs)}
-    found = list(methods.values())
-    for method in found:
+    for method in methods:
         method.runs.sort(key=lambda run: place[id(run)])
-    found.sort(key=lambda method: place[id(method.runs[0])])
-    for method, label in zip(found, _labels(found)):
+    methods.sort(key=lambda method: place[id(method.runs[0])])
+    for method, label in zip(methods, _labels(methods)):
         method.label = label
-    return found, notes
+    return methods, notes
 
 
 def _labels(methods: Sequence[Method]) -> list[str]:

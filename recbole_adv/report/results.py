@@ -67,7 +67,7 @@ def _cell(column: Sequence[tuple[float, float, int] | None], place: int, name: s
     written = f"{mean:.4f}" if math.isnan(error) else f"{mean:.4f} ± {error:.4f}"
     means = [each[0] for each in column if each is not None]
     best = max(means) if bigger_is_better(name) else min(means)
-    return Best(written) if len(means) > 1 and mean == best else written
+    return Best(written) if mean == best and min(means) < max(means) else written
 
 
 def group_blocks(arenas: Sequence[Arena], metrics: Sequence[str]) -> list[Block]:
@@ -103,8 +103,10 @@ _GROUPS = (
     "The metrics of a group count its own targets, among all ranked items. Groups of popularity and "
     "activity have equal shares of the training rows; 0 is the rarest."
 )
-_HEAD = ("method", "metric", "pairs", "difference", "95 % interval", "t test p", "p (Holm)")
-_HEAD += ("Wilcoxon p", "p (Holm)")
+_HEAD = (
+    *("method", "metric", "pairs", "difference", "95 % interval"),
+    *("t test p", "p (Holm)", "Wilcoxon p", "p (Holm)"),
+)
 
 
 def comparison_blocks(arenas: Sequence[Arena], metrics: Sequence[str]) -> list[Block]:

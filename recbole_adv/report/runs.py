@@ -170,7 +170,8 @@ def _read(folder: Path) -> RunFacts:
         if record.get("status") == "done":
             result = {"best_valid_score": record["score"], "best_valid_result": record["valid"]}
             result["test_result"] = record.get("test")
-    if result is not None and not isinstance(result.get("best_valid_result") or {}, dict):
+    named = [(result or {}).get(key) or {} for key in ("best_valid_result", "test_result")]
+    if not all(isinstance(figures, dict) for figures in named):
         raise DataError(f"{folder / 'result.json'} holds no results by name; run it again")
     return RunFacts(folder, str(folder), settings, curves, result, split, reason)
 
