@@ -45,7 +45,10 @@ def names() -> list[str]:
 
 def built_models(name: str) -> Iterator[tuple[str, Built | None, dict | None, str]]:
     """Label, model, its densely trained weights or the reason why there are none."""
-    built, plain, reason = build(name)
+    try:
+        built, plain, reason = build(name)
+    except RecBoleAdvError as error:
+        built, plain, reason = None, None, str(error)
     yield name, built, plain, reason
     if built is None or built.config["loss_type"] != "CE":
         return
