@@ -39,7 +39,9 @@ class LazyRows:
             (group["params"], index, parameter)
             for group in self.param_groups
             for index, parameter in enumerate(group["params"])
-            if parameter.grad is not None and parameter.grad.is_sparse
+            if parameter.grad is not None
+            and parameter.grad.is_sparse
+            and parameter.grad.sparse_dim() == 1
         ]
         taken = []
         try:
