@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +57,8 @@ def draw(file: Path, panels: Sequence[Panel], title: str) -> bool:
 def draw_bars(
     file: Path,
     groups: Sequence[str],
-    bars: dict[str, tuple[Sequence[float], Sequence[float]]],
-    title,
+    bars: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
 ) -> bool:
     """Bars with error bars, one of each name in each group; False where matplotlib is missing.
 

@@ -62,7 +62,7 @@ def profile_size(part, n_targets: int, wanted: int | None) -> int:
 def profiles_of(
     attack: str,
     part,
-    targets: Sequence[int],
+    targets: Sequence[int] | np.ndarray,
     n_fake: int,
     size: int,
     seed: int,
@@ -82,8 +82,8 @@ def profiles_of(
         chosen = np.tile(top, (n_fake, 1))
         others = np.setdiff1d(others, top)
         n_fillers -= len(top)
-    drawn = [rng.choice(others, n_fillers, replace=False) for _ in range(n_fake)]
-    drawn = np.array(drawn, dtype=np.int64).reshape(n_fake, n_fillers)
+    rows = [rng.choice(others, n_fillers, replace=False) for _ in range(n_fake)]
+    drawn = np.array(rows, dtype=np.int64).reshape(n_fake, n_fillers)
     start = np.hstack([np.tile(np.asarray(targets), (n_fake, 1)), chosen, drawn])
     if attack == "pga":
         return promoting_profiles(pairs_in(part), start, len(targets), part.item_num, seed)

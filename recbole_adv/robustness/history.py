@@ -167,7 +167,8 @@ class HistoryAttack:
 
     def loss(self, batch: Any, label: Tensor | None = None) -> Tensor:
         """The summed cross entropy of ``label`` [B]; None: of the model's own first choice."""
-        score = self.run.model.full_sort_predict(batch).view(len(batch[self.field]), -1)
+        score = self.run.model.full_sort_predict(batch)  # type: ignore[operator]
+        score = score.view(len(batch[self.field]), -1)
         score = score[:, 1 : self.n_items]
         label = score.argmax(dim=1) if label is None else label - 1
         return nn.functional.cross_entropy(score, label, reduction="sum")

@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ def output_of(given: str | Path | None, beside: Path | None, suffix: str) -> Pat
 
     Raises :class:`ConfigError` where something is there, or cannot be written, before any work.
     """
-    if given is None and beside is None:
+    if given is not None:
+        folder = Path(given)
+    elif beside is not None:
+        folder = Path(f"{os.path.abspath(beside)}-{suffix}")
+    else:
         raise ConfigError(f"several runs have no one folder for {suffix}; write --output DIR")
-    folder = Path(given) if given is not None else Path(f"{os.path.abspath(beside)}-{suffix}")
     if folder.exists():
         raise ConfigError(
             f"{str(folder)!r} is there already and is not written over; write another --output, or "
@@ -44,19 +47,27 @@ def written(folder: Path, keep: str | None = None) -> Iterator[Path]:
     keep: a pattern of files that are worth keeping after a failure, then under the name aside.
     """
     aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}.tmp")
+    new = [path for path in aside.parents if not path.exists()]
     try:
         aside.mkdir(parents=True)
         yield aside
         os.replace(aside, folder)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise DataError(
-            f"{folder} cannot be written ({error.strerror or error}); write another --output"
-        ) from error
-    except BaseException:
+    except BaseException as error:
         if keep is None or not any(aside.glob(keep)):
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(aside, new)
+        if isinstance(error, OSError):
+            raise DataError(
+                f"{folder} cannot be written ({error.strerror or error}); write another --output"
+            ) from error
         raise
+
+
+def _remove(aside: Path, new: Sequence[Path]) -> None:
+    """What was written, and the folders that were made for it."""
+    shutil.rmtree(aside, ignore_errors=True)
+    for path in new:
+        with suppress(OSError):
+            path.rmdir()
 
 
 def write_json(file: Path, data: Any) -> None:

@@ -72,7 +72,8 @@ def _matrix(
     values = np.ones(len(row), dtype=np.float32)
     matrix = scipy.sparse.csr_array((values, (row, item)), shape=shape)
     index = torch.from_numpy(np.stack([row, item]))
-    return torch.sparse_coo_tensor(index, torch.from_numpy(values), shape).coalesce(), matrix
+    sparse = torch.sparse_coo_tensor(index, torch.from_numpy(values), shape, check_invariants=False)
+    return sparse.coalesce(), matrix
 
 
 def factorise(real: Tensor, fake: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -145,7 +145,7 @@ def _train(config: Config, plan: PoisonPlan, attack: str, share: float) -> dict[
 
     with prepared_run(config, load=load) as run:
         run.trainer.fit(run.train_data, run.valid_data, saved=True, show_progress=False)
-        figures = run.test(load_best_model=True)
+        figures = run.test(load_best_model=True) or {}
         figures |= promotion(run, found["targets"], found["n_real"])
         run.directory.write_result({"test_result": figures, **found["record"]})
     if not plan.keep_checkpoints:

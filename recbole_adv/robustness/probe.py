@@ -51,13 +51,13 @@ def probe(vectors: np.ndarray, labels: np.ndarray, seeds: Sequence[int]) -> list
         most = np.bincount(of_learn).argmax()
         majority = 0.5 if len(classes) == 2 else float((of_test == most).mean())
         for name in PROBES:
-            scores = []
+            scores: list[float] = []
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 for target in (of_learn, permuted):
                     model = _model(name, seed).fit(learn, target)
                     scores.append(_score(model, test, of_test, len(classes)))
-            found.append(Probed(name, seed, *scores, majority))
+            found.append(Probed(name, seed, scores[0], scores[1], majority))
     return found
 
 

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import torch
+from recbole.model.layers import FMEmbedding
 from recbole.utils import ModelType
 from torch import Tensor
 
@@ -24,7 +25,8 @@ def user_vectors(run: Trained) -> tuple[Tensor, Tensor]:
     1. ``user_representation()``, [n_users, D], a method of its own;
     2. a sequential model's ``forward(item_seq, item_seq_len)`` of each user's training history;
     3. the first tensor of a ``forward()`` without arguments (LightGCN's propagated users);
-    4. its tables of users, side by side.
+    4. its tables of users, side by side;
+    5. a context model's embeddings of the users' field.
 
     Raises :class:`ConfigError` where it has none.
     """
@@ -36,7 +38,7 @@ def user_vectors(run: Trained) -> tuple[Tensor, Tensor]:
         with traceless(model):
             for each in (model, scorer):
                 if hasattr(each, "user_representation"):
-                    return _checked(run, each.user_representation())
+                    return _checked(run, each.user_representation())  # type: ignore[operator]
             if run.config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
                 return _of_histories(run, scorer)
             found = _propagated(run, scorer)
@@ -53,7 +55,7 @@ def _checked(run: Trained, vectors: Any) -> tuple[Tensor, Tensor]:
             f"user_representation() of {type(run.model).__name__} must return [n_users, D] = "
             f"[{n_users}, D], got {shape}; mend it"
         )
-    return torch.arange(1, n_users), vectors[1:].float().cpu()
+    return torch.arange(1, n_users), vectors[1:].detach().float().cpu()
 
 
 def _propagated(run: Trained, scorer) -> Tensor | None:
@@ -76,9 +78,15 @@ def _propagated(run: Trained, scorer) -> Tensor | None:
 def _looked_up(run: Trained) -> Tensor:
     tables = embedding_tables(run.model, list(run.player.parameters))
     found = [t.parameter.detach() for t in tables if t.kind == "user" and t.parameter.dim() == 2]
-    if not found:
+    if found:
+        return torch.cat(found, dim=1)
+    scorer = getattr(run.model, "backbone", run.model)
+    table, uid = getattr(scorer, "token_embedding_table", None), run.config["USER_ID_FIELD"]
+    fields = list(getattr(scorer, "token_field_names", None) or ())
+    if not isinstance(table, FMEmbedding) or uid not in fields:
         raise ConfigError(_unknown(run))
-    return torch.cat(found, dim=1)
+    first = int(table.offsets[fields.index(uid)])
+    return table.embedding.weight.detach()[first : first + run.parts["train"].user_num]
 
 
 def _unknown(run: Trained) -> str:

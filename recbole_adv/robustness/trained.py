@@ -103,15 +103,13 @@ class Trained:
         and negatives being those of the seed; ``.grad`` stays as it is.
         """
         sums = [torch.zeros_like(p) for p in parameters]
-        loss_sum, n_rows = 0.0, 0
-        self.model.eval()
-        clear_caches(self.model)
+        loss_sum, n_rows = torch.zeros((), dtype=torch.float64), 0
         with traceless(self.model), cudnn_off(self.model), self._batches(seed) as batches:
             for batch in batches:
                 loss = total(self.player.loss(batch))
                 found = torch.autograd.grad(loss, parameters, allow_unused=True)
                 n_rows += len(batch)
-                loss_sum = loss_sum + loss.detach().double() * len(batch)
+                loss_sum = loss_sum.to(loss.device) + loss.detach().double() * len(batch)
                 for added, gradient in zip(sums, found):
                     if gradient is not None:
                         added.add_(gradient, alpha=len(batch))
@@ -120,12 +118,11 @@ class Trained:
 
     def mean_loss(self, seed: int) -> float:
         """The training loss alone, as in :meth:`mean_gradient`."""
-        loss_sum, n_rows = 0.0, 0
-        self.model.eval()
-        clear_caches(self.model)
+        loss_sum, n_rows = torch.zeros((), dtype=torch.float64), 0
         with torch.no_grad(), traceless(self.model), self._batches(seed) as batches:
             for batch in batches:
-                loss_sum = loss_sum + total(self.player.loss(batch)).double() * len(batch)
+                loss = total(self.player.loss(batch))
+                loss_sum = loss_sum.to(loss.device) + loss.double() * len(batch)
                 n_rows += len(batch)
         clear_caches(self.model)
         return float(loss_sum) / n_rows
@@ -133,17 +130,25 @@ class Trained:
     @contextmanager
     def _batches(self, seed: int) -> Iterator[Iterator[Any]]:
         """The training batches of a seed; outside, the random numbers go on as if none was drawn."""
-        loader = self.train_data
+        loader, loaders = self.train_data, [self.train_data]
         if isinstance(loader, KnowledgeBasedDataLoader):
-            loader.set_mode(KGDataLoaderState.RS)
-            loader.general_dataloader.generator.manual_seed(seed)
-        else:
-            loader.generator.manual_seed(seed)
+            loader.set_mode(self._triples())
+            loaders = [loader.general_dataloader, loader.kg_dataloader]
+        for each in loaders:
+            each.generator.manual_seed(seed)
+        clear_caches(self.model)
         with drawing_from(random_state()):
             torch.manual_seed(seed)
             np.random.seed(seed % 2**32)
             random.seed(seed)
+            self.model.train()  # SGL draws its graphs here
+            self.model.eval()
             yield (batch.to(self.trainer.device) for batch in loader)
+
+    def _triples(self) -> KGDataLoaderState:
+        """Whether ``calculate_loss`` reads triples of a knowledge graph too, as KGTrainer says."""
+        steps = [getattr(self.trainer, f"train_{kind}_step", 1) or 0 for kind in ("rec", "kg")]
+        return KGDataLoaderState.RSKG if min(steps) <= 0 else KGDataLoaderState.RS
 
     def digest(self) -> str:
         """The same for the same state_dict, bit for bit."""
@@ -198,8 +203,11 @@ def main_metric(config, wanted: str | None) -> str:
     Raises :class:`ConfigError` where it is none of those computed.
     """
     names = [metric.lower() for metric in config["metrics"]]
-    computed = [f"{name}@{k}" for name in names for k in config["topk"]]
-    computed = computed if can_rank(config) else names
+    computed = names
+    if can_rank(config):
+        of_lists = [name for name in names if name != "gauc"]
+        computed = [f"{name}@{k}" for name in of_lists for k in config["topk"]]
+        computed += [name for name in names if name == "gauc"]
     if wanted is None:
         wanted = config["valid_metric"].rpartition("/")[2].lower()
         return wanted if wanted in computed else computed[0]

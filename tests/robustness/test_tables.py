@@ -57,7 +57,9 @@ def test_directions_on_a_linear_model(linear):
 def test_one_step_of_pgd_is_fgsm(linear):
     attack = TableAttack(linear, relative=False, steps=1)
     first = attack.clean_gradient(0)
-    torch.testing.assert_close(attack.moves("pgd", 2.0, 0, first), attack.moves("fgsm", 2.0, 0, first))
+    torch.testing.assert_close(
+        attack.moves("pgd", 2.0, 0, first), attack.moves("fgsm", 2.0, 0, first)
+    )
 
 
 def test_realised_norms_and_loss(linear):
@@ -95,7 +97,7 @@ def test_the_gradient_is_the_mean_over_the_rows_of_uneven_batches(tiny, as_train
     assert not torch.equal(run.mean_gradient(tables, 8)[1][0], found[0])  # other negatives
 
 
-@pytest.mark.parametrize("model", ["BPR", "LightGCN", "NeuMF"])
+@pytest.mark.parametrize("model", ["BPR", "LightGCN", "NeuMF", "SGL", "CKE"])
 def test_attacks_raise_the_loss_and_stay_in_their_ball(model, tiny, as_trained):
     run = tiny(model, epochs=8, **RANKED)
     run.fit(saved=False)
