@@ -18,7 +18,8 @@ def write_report(
 ) -> str:
     """Write ``metrics.csv``, ``report.json``, ``report.md`` and, with matplotlib, PNGs.
 
-    metric: what drops are told of; strength: ``epsilon`` or ``share``.   Returns the markdown.
+    metric: what drops are told of; strength: ``epsilon`` or ``share``; settings: what was asked for,
+    and of ``models`` by name their ``row_norms``.   Returns the markdown.
     """
     table_of(points, strength).to_csv(folder / "metrics.csv", index=False)
     summary = summary_of(points, metric)
@@ -41,6 +42,8 @@ def write_report(
     text = _text(found, names, summary, metric, strength)
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
     draw(folder / "curves.png", _panels(found, names, strength), f"{metric} under attack")
+    if "relative_mean" in names:
+        draw(folder / "norms.png", _norm_panels(settings["models"]), "norms of rows")
     return text
 
 
@@ -118,4 +121,19 @@ def _panels(found, names: Sequence[str], strength: str) -> list[Panel]:
             x = [p["mean"] for p in found["relative_mean"][key]]
             lines.append(line(key, x, drops([p["mean"] for p in curve]), [0.0] * len(x)))
         panels.append(Panel(f"drop of {metric}", "mean perturbation / row norm", lines))
+    return panels
+
+
+def _norm_panels(models: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
+    """For each table the histogram of its rows' norms, a line for each model."""
+    tables = list(dict.fromkeys(name for model in models.values() for name in model["row_norms"]))
+    panels = []
+    for table in tables:
+        lines = []
+        for number, (model, described) in enumerate(models.items()):
+            if table in described["row_norms"]:
+                edges, share = (described["row_norms"][table][part] for part in ("edges", "share"))
+                middle = [(a + b) / 2 for a, b in zip(edges, edges[1:])]
+                lines.append(Line(model, middle, share, [0.0] * len(share), number))
+        panels.append(Panel(table, "norm of a row (share of rows)", lines))
     return panels

@@ -14,7 +14,7 @@ from recbole_adv.robustness.history import history_points
 from recbole_adv.robustness.output import output_of, written
 from recbole_adv.robustness.plan import Plan
 from recbole_adv.robustness.report import write_report
-from recbole_adv.robustness.tables import Point, TableAttack, table_points
+from recbole_adv.robustness.tables import Point, TableAttack, row_norms, table_points
 from recbole_adv.robustness.trained import (
     Trained,
     can_rank,
@@ -23,6 +23,7 @@ from recbole_adv.robustness.trained import (
     names_of,
     trained,
 )
+from recbole_adv.technique.attack.tables import embedding_tables
 
 
 def robustness(
@@ -40,17 +41,19 @@ def robustness(
     configs = [configuration_of(path, settings, {}) for path in plan.checkpoints]
     metric = _check(plan, configs)
     points: list[Point] = []
+    models: dict[str, dict[str, Any]] = {}
     names = names_of(plan.checkpoints)
     with written(folder) as aside:
         for path, config, name in zip(plan.checkpoints, configs, names):
             if can_rank(config) and config["eval_args"]["mode"] in ("full", _FULL):
                 config["popularity_metrics"] = True
             with trained(path, config, name) as run:
+                models[name] = _described(run, path)
                 for point in _points(run, plan):
                     points.append(point)
                     say(_line(point, metric))
         strength = "share" if plan.on_history else "epsilon"
-        text = write_report(aside, points, metric, strength, vars(plan))
+        text = write_report(aside, points, metric, strength, {**vars(plan), "models": models})
     return folder, f"{text}\n\n{folder}"
 
 
@@ -89,6 +92,13 @@ def _points(run: Trained, plan: Plan) -> Iterator[Point]:
         attack = TableAttack(run, plan.relative, plan.steps, plan.targets)
         yield from table_points(attack, plan.kinds, plan.strengths, plan.seeds)
     assert run.digest() == before, f"{run.name} has not come back as it was"
+
+
+def _described(run: Trained, path: str) -> dict[str, Any]:
+    """What a report must say of a model so that it can be told which one it was."""
+    keys = {key: run.config[key] for key in ("model", "dataset", "seed", "eval_args")}
+    tables = embedding_tables(run.model, list(run.player.parameters))
+    return {**keys, "file": path, "sha256": run.digest(), "row_norms": row_norms(tables)}
 
 
 def _line(point: Point, metric: str) -> str:

@@ -135,16 +135,19 @@ class TableAttack:
             "relative_max": share_max,
         }
 
-    def row_norms(self) -> dict[str, list[float]]:
-        """The norms of the rows of each table, padding left out."""
-        found = {}
-        for table in self.tables:
-            norms = torch.linalg.vector_norm(table.parameter.detach().flatten(1), dim=1)
-            kept = torch.ones(len(norms), dtype=torch.bool)
-            if table.padding is not None:
-                kept[table.padding] = False
-            found[table.name] = norms.cpu()[kept].tolist()
-        return found
+
+def row_norms(tables: Sequence[Table]) -> dict[str, dict[str, list[float]]]:
+    """The histogram of the rows' norms of each table, padding left out: ``edges``, ``share``."""
+    found = {}
+    for table in tables:
+        norms = torch.linalg.vector_norm(table.parameter.detach().flatten(1), dim=1).double()
+        kept = torch.ones_like(norms, dtype=torch.bool)
+        if table.padding is not None:
+            kept[table.padding] = False
+        count, edges = torch.histogram(norms[kept].cpu(), bins=30)
+        share = count / count.sum()
+        found[table.name] = {"edges": edges.tolist(), "share": share.tolist()}
+    return found
 
 
 def table_points(

@@ -14,6 +14,7 @@ from recbole_adv.cli import main
 from recbole_adv.robustness import run as robustness_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
+PNGS = {"curves.png", "norms.png"}
 
 
 def files_of(folder: Path) -> set[str]:
@@ -26,7 +27,7 @@ def test_several_models_in_one_report(run_of, capsys):
     command = ["robustness", "--checkpoint", base, other, "--output", "both", "--seeds=2"]
     assert main([*command, "--attacks", "random,pgd", "--epsilon", "0.5", "2", "--steps=2"]) == 0
     shown = capsys.readouterr()
-    assert files_of(Path("both")) == {"metrics.csv", "report.json", "report.md", "curves.png"}
+    assert files_of(Path("both")) == {"metrics.csv", "report.json", "report.md"} | PNGS
     assert Path("both/curves.png").read_bytes().startswith(PNG)
     text = Path("both/report.md").read_text()
     assert shown.out.startswith(text.strip()[:40]) and shown.out.strip().endswith("both")
@@ -38,7 +39,13 @@ def test_several_models_in_one_report(run_of, capsys):
     assert (table["delta_max"] <= table["epsilon"] + 1e-6).all()
     for column in ("ndcg@5", "averagepopularity@5", "giniindex@5", "itemcoverage@5"):
         assert table[column].between(0, 1000).all()
-    summary = json.loads(Path("both/report.json").read_text())["summary"]
+    report = json.loads(Path("both/report.json").read_text())
+    summary, models = report["summary"], report["settings"]["models"]
+    assert [model["model"] for model in models.values()] == ["BPR", "LightGCN"]
+    for model in models.values():
+        assert len(model["sha256"]) == 64
+        for histogram in model["row_norms"].values():
+            assert sum(histogram["share"]) == pytest.approx(1)
     assert [row["attack"] for row in summary] == ["random", "pgd"] * 2
     assert "clean_price" not in summary[0] and "clean_price" in summary[2]
     assert all(Path(file).read_bytes() == bytes_ for file, bytes_ in before.items())
