@@ -67,7 +67,7 @@ def run_recbole_adv(
         test_result = run.test(load_best_model=saved, show_progress=progress)
         _keep_environments(trainer.model, run)
         logger.info(set_color("run directory", "yellow") + f": {run.directory.path}")
-        named = {"model": config["model"], "dataset": config["dataset"]}
+        named = {key: config[key] for key in ("model", "dataset", "valid_metric")}
         result = {
             "best_valid_score": float(best_valid_score),
             "valid_score_bigger": config["valid_metric_bigger"],

@@ -6,15 +6,8 @@ left. What a command needs is imported when it runs.
 """
 
 NAMES = (
-    "run",
-    "sweep",
-    "models",
-    "config",
-    "audit",
-    "robustness",
-    "poison",
-    "leak_probe",
-    "data",
-    "plot",
+    *("run", "sweep", "models", "config", "audit"),
+    *("robustness", "poison", "leak_probe"),
+    *("data", "plot", "report"),
 )
 """In the order in which ``--help`` lists them."""

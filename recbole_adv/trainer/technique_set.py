@@ -32,17 +32,8 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
             for player in trainer.players
         }
         asked = [name for key in config if key.endswith("techniques") for name in config[key] or ()]
-        if asked and any(bypasses(cls) for cls in _above_ours(trainer)):
-            raise ConfigError(
-                f"{config['model']} is trained by a loop of its own, in which techniques have no "
-                f"effect, got {asked}; leave them out or choose another model"
-            )
-        size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        if asked and (config.get("MODEL_TYPE") == ModelType.TRADITIONAL or size <= 1):
-            raise ConfigError(
-                f"{config['model']} is not trained by gradient descent, so techniques have no effect, "
-                f"got {asked}; leave them out"
-            )
+        if asked:
+            check_takes_steps(trainer, "techniques", asked)
         if asked and config["clip_before_unscale"]:
             raise ConfigError(
                 "clip_before_unscale is RecBole's order for RecBole's own clipping and does not go "
@@ -116,6 +107,22 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
                 )
             for name, technique in named.items():
                 technique.load_state_dict(saved[name])
+
+
+def check_takes_steps(trainer, what: str, asked: Any) -> None:
+    """Raise :class:`ConfigError` for what is ``asked`` of a model whose batches never reach the step."""
+    config = trainer.config.final_config_dict
+    if any(bypasses(cls) for cls in _above_ours(trainer)):
+        raise ConfigError(
+            f"{config['model']} is trained by a loop of its own, in which {what} have no effect, got "
+            f"{asked}; leave them out or choose another model"
+        )
+    size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    if config.get("MODEL_TYPE") == ModelType.TRADITIONAL or size <= 1:
+        raise ConfigError(
+            f"{config['model']} is not trained by gradient descent, so {what} have no effect, got "
+            f"{asked}; leave them out"
+        )
 
 
 def bypasses(stock: type) -> bool:
