@@ -18,7 +18,7 @@ ROWS = [
     {"trainer", "discovery", "config", "config_check", "recbole_values", "run_directory"}
     | {"registration", "prepared_run"},
     {"quick_start", "seeds"},
-    {"sweep", "plot", "report"},
+    {"sweep", "plot", "report", "robustness"},
     {"cli", "command", "__main__", "__init__"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
