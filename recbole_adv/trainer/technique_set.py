@@ -13,6 +13,7 @@ from recbole_adv.errors import CheckpointError, ConfigError
 from recbole_adv.model_state import clear_caches
 from recbole_adv.technique import Technique
 from recbole_adv.technique.factory import techniques_of
+from recbole_adv.trainer.averaging import check_gradient_descent
 
 
 class TechniqueSet(Mapping[str, dict[str, Technique]]):
@@ -32,13 +33,16 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
             for player in trainer.players
         }
         asked = [name for key in config if key.endswith("techniques") for name in config[key] or ()]
-        if asked and any(bypasses(cls) for cls in _above_ours(trainer)):
+        own_loop = any(bypasses(cls) for cls in _above_ours(trainer))
+        if asked and own_loop:
             raise ConfigError(
                 f"{config['model']} is trained by a loop of its own, in which techniques have no "
                 f"effect, got {asked}; leave them out or choose another model"
             )
         size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        if asked and (config.get("MODEL_TYPE") == ModelType.TRADITIONAL or size <= 1):
+        traditional = config.get("MODEL_TYPE") == ModelType.TRADITIONAL or size <= 1
+        check_gradient_descent(config["model"], own_loop, traditional)
+        if asked and traditional:
             raise ConfigError(
                 f"{config['model']} is not trained by gradient descent, so techniques have no effect, "
                 f"got {asked}; leave them out"
@@ -102,6 +106,13 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
         """By player and technique."""
         return {
             player: {name: technique.state_dict() for name, technique in named.items()}
+            for player, named in self._of.items()
+        }
+
+    def own_state_dict(self) -> dict[str, dict[str, Any]]:
+        """Of it what belongs to this process alone."""
+        return {
+            player: {n: t.state_dict() for n, t in named.items() if t.state_is_of_process}
             for player, named in self._of.items()
         }
 
