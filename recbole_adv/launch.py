@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException
 
 from recbole_adv import errors, processes
 from recbole_adv.errors import ConfigError, ProcessError, RecBoleAdvError
-from recbole_adv.quick_start import configured, run_recbole_adv
+from recbole_adv.quick_start import check_writes, configured, run_recbole_adv
 
 _PORT = 5678  # RecBole's
 _LOOK_EVERY = 0.5  # seconds between two looks at what the processes say
@@ -56,6 +56,7 @@ def run_processes(
     world_size = nproc if world_size == -1 else world_size
     _check_numbers(nproc, world_size, group_offset)
     config, _ = configured(model, dataset, config_file_list, config_dict, resume, command_line)
+    check_writes(config, world_size)
     if config["device"].type == "cuda":
         processes.check_gpus(nproc)
     port = _port(ip, port, listens=group_offset == 0, alone=nproc == world_size)

@@ -81,16 +81,21 @@ def _agree(config: Config) -> None:
     """Of several processes, all write to one place, and only the first one shows what it does."""
     if processes.count() == 1:
         return
-    for key in ("save_dataset", "save_dataloaders"):
-        if config[key]:
-            raise ConfigError(
-                f"{key} would write one file from {processes.count()} processes at a time; write it "
-                "by a run of one process, or leave it out"
-            )
+    check_writes(config, processes.count())
     for key in ("run_dir", "checkpoint_dir"):
         config[key] = processes.from_first(config[key])
     if not processes.is_first():
         config["show_progress"] = config["log_wandb"] = False
+
+
+def check_writes(config: Config, n_processes: int) -> None:
+    """Raise :class:`ConfigError` for files of RecBole's that each process would write."""
+    for key in ("save_dataset", "save_dataloaders"):
+        if config[key]:
+            raise ConfigError(
+                f"{key} would write one file from {n_processes} processes at a time; write it by a run "
+                "of one process, or leave it out"
+            )
 
 
 def _run(config: Config, resume: str | None, saved: bool) -> dict[str, Any]:

@@ -90,7 +90,9 @@ class SelectionMixin:
         # A checkpoint holds the weights that were validated.
         weights = nullcontext() if self._weights_loaded else self._evaluation_weights()
         with weights, block_of(eval_data):
-            if self.evaluation is None:
+            if self.evaluation is None and len(eval_data) == 0:  # RecBole would leave here
+                result = self.evaluator.evaluate(self.eval_collector.get_data_struct())
+            elif self.evaluation is None:
                 result = super().evaluate(eval_data, False, show_progress=show_progress)
             else:
                 result = self.evaluation(self, eval_data, show_progress)
