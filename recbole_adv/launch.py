@@ -69,7 +69,7 @@ def run_processes(
         config_dict,
         saved,
         resume,
-        list(command_line or ()),
+        command_line if command_line is None else list(command_line),
     )
     place = {"WORLD_SIZE": world_size, "MASTER_ADDR": ip, "MASTER_PORT": port}
     said = mp.get_context("spawn").SimpleQueue()
@@ -80,6 +80,11 @@ def run_processes(
 
 
 def _check_numbers(nproc: int, world_size: int, group_offset: int) -> None:
+    if processes.place() is not None:
+        raise ConfigError(
+            f"torchrun has started {processes.place().count} processes already, got nproc {nproc}; "
+            "leave --nproc and --world_size out"
+        )
     if nproc < 1:
         raise ConfigError(f"nproc must be at least 1, got {nproc}; write --nproc=2")
     if world_size < nproc:

@@ -41,6 +41,15 @@ def place() -> Place | None:
         return None
 
 
+def check_alone(what: str) -> None:
+    """Raise :class:`ConfigError` where torchrun has started several processes of something else."""
+    if place() is not None:
+        raise ConfigError(
+            f"{what} starts runs of one process, got {place().count} processes of torchrun; start it "
+            "without torchrun"
+        )
+
+
 def device_of(place: Place | None, use_gpu: bool) -> torch.device:
     """The device of a process: each has a GPU of its own.   Raises :class:`ConfigError`."""
     if not use_gpu or not torch.cuda.is_available():

@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace, settings: list[str]) -> None:
     from recbole_adv.trainer.report import finite
 
     several = options.nproc != 1 or options.world_size not in (-1, 1)
-    if options.seeds and (several or processes.place()):
+    if options.seeds and several:
         raise ConfigError(
             f"--seeds runs one process at a time, got --nproc {options.nproc}; leave one of them out"
         )

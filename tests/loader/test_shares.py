@@ -59,10 +59,10 @@ def test_the_rows_of_all_are_all_rows_and_weights_make_their_mean(n, of):
         for b, rows in enumerate(own):
             assert len(rows) >= 2 or n == 1
             batches[b] += rows.tolist()
-            means[b] += shares.weight_of(sizes[b]) * value[rows].mean() / n
+            means[b] += shares.weight_of(sizes[b]) * float(value[rows].mean()) / n
     for b, batch in enumerate(order[: sum(sizes)].split(sizes)):
         assert sorted(batches[b]) == sorted(batch.tolist())
-        assert means[b] == pytest.approx(value[batch].mean(), rel=1e-12)
+        assert means[b] == pytest.approx(float(value[batch].mean()), rel=1e-12)
 
 
 def test_even_shares_weigh_exactly_one(of):

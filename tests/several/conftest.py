@@ -54,7 +54,7 @@ def pair(tmp_path_factory):
     names += ["resumed"]
     running = start([CHECKS, folder, *names], folder)
     try:
-        codes = [process.wait(timeout=240) for process in running]
+        codes = [process.wait(timeout=480) for process in running]
     finally:
         for process in running:
             process.kill()

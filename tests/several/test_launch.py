@@ -1,21 +1,22 @@
 """nproc and its kin: wrong arguments, and processes that are killed."""
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
 from recbole_adv import launch, processes
 from recbole_adv.cli import main
-from recbole_adv.errors import ConfigError
+from recbole_adv.errors import ConfigError, ProcessError
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = [
@@ -28,7 +29,7 @@ LONG = [
     "--epochs=9999",
 ]
 LONG += ["--show_progress=False", "--eval_step=0", "--use_gpu=False", "--run_dir=run"]
-DEADLINE = 60  # seconds; in a quiet second everything here takes less than ten
+DEADLINE = 240  # seconds; on a quiet machine ten are enough
 
 
 @pytest.fixture
@@ -89,6 +90,14 @@ def test_a_process_learns_its_place(monkeypatch):
     assert processes.place() is None
 
 
+@pytest.mark.parametrize("command", [["sweep"], ["run", "--seeds=3"]])
+def test_torchrun_does_not_start_many_runs(command, monkeypatch, capfd):
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert main([*command, *LONG[1:]]) == 2
+    assert "starts runs of one process, got 2 processes of torchrun" in capfd.readouterr().err
+
+
 def wait_for(there, process):
     end = time.monotonic() + DEADLINE
     while not there():
@@ -111,23 +120,52 @@ def test_who_loses_another_process_says_so(start, tmp_path):
     assert (tmp_path / "run" / "last.pth").is_file()
 
 
-def test_a_killed_process_ends_the_run(tmp_path):
+def test_a_killed_process_ends_the_run(capfd, monkeypatch):
     """The one who started them says which it was."""
-    command = [sys.executable, ROOT / "run_recbole_adv.py", *LONG[1:], "--nproc=2"]
-    run = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=open(tmp_path / "err", "w")
-    )
-    try:
-        wait_for((tmp_path / "run" / "metrics.jsonl").exists, run)
-        started = psutil.Process(run.pid).children(recursive=True)
-        second = max(started, key=lambda process: process.pid)
-        os.kill(second.pid, signal.SIGKILL)
-        assert run.wait(timeout=DEADLINE) == 2
-        assert not psutil.wait_procs(started, timeout=DEADLINE)[1]
-    finally:
-        run.kill()
-    said = (tmp_path / "err").read_text().splitlines()[-1]
+    codes, started = [], []
+
+    def spawn(*arguments, **named):
+        context = stock(*arguments, **named)
+        started.extend(context.processes)
+        return context
+
+    stock = launch.mp.spawn
+    monkeypatch.setattr(launch.mp, "spawn", spawn)
+    run = threading.Thread(daemon=True, target=lambda: codes.append(main([*LONG, "--nproc=2"])))
+    run.start()
+    end = time.monotonic() + DEADLINE
+    while not Path("run/metrics.jsonl").exists():
+        assert run.is_alive() and time.monotonic() < end, "nothing was trained"
+        time.sleep(0.05)
+    os.kill(started[1].pid, signal.SIGKILL)
+    run.join(timeout=DEADLINE)
+    assert codes == [2]
+    assert not any(process.is_alive() for process in started)
+    said = capfd.readouterr().err.splitlines()[-1]
     assert "process 1 of 2 (counted from 0) was killed by SIGKILL, which ended the run" in said
+
+
+def test_the_result_is_the_first_ones(capfd):
+    short = ["--epochs=1" if "epochs" in argument else argument for argument in LONG]
+    assert main([*short, "--nproc=2"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert result["test_result"] and result["run_dir"] == str(Path("run").absolute())
+    assert json.loads(Path("run/result.json").read_text())["test_result"] == result["test_result"]
+
+
+def test_an_error_is_said_once():
+    """Of what both have said, the cause."""
+
+    class Ended:
+        processes = []
+
+    heard = [(0, "ProcessError", "lost"), (1, "TrainingError", "the loss is nan")]
+    found = launch._explained(RuntimeError("exit code 2"), heard, Ended, 0, 2)
+    assert type(found).__name__ == "TrainingError" and str(found) == "the loss is nan"
+    found = launch._explained(RuntimeError("x"), [(1, "RuntimeError", "KeyError: 3")], Ended, 0, 2)
+    assert str(found) == "process 1: KeyError: 3"
+    found = launch._explained(RuntimeError("x"), heard[:1], Ended, 0, 2)
+    assert isinstance(found, ProcessError) and str(found) == "lost"
 
 
 @pytest.mark.slow
