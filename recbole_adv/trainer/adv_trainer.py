@@ -8,12 +8,15 @@ from time import time
 import torch
 from recbole.trainer import Trainer
 
+from recbole_adv import processes
+from recbole_adv.evaluation.metrics import JoinedEvaluator
 from recbole_adv.game.optimizer import optimizer_of
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player, only_player
 from recbole_adv.game.schedule import Schedule, schedule_of
 from recbole_adv.loader import training_loader
 from recbole_adv.objective.parts import flat
+from recbole_adv.trainer.averaging import agree_on_buffers
 from recbole_adv.trainer.game_loop import GameLoop, Joint, call_hook
 from recbole_adv.trainer.report import Report
 from recbole_adv.trainer.run_state import RunStateMixin
@@ -48,6 +51,8 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
         self.schedule: Schedule = self._schedule(config, model)
         with self._files_in_run_dir(config):
             super().__init__(config, model)
+        if processes.count() > 1:
+            self.evaluator = JoinedEvaluator(self.evaluator)
         self.optimizers = {
             player.name: self._build_optimizer(player=player)
             for player in self.players[1:]
@@ -66,7 +71,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
             self.schedule,
             self._engine(config, model),
             progress,
-            config["seed"],
+            processes.own_seed(config["seed"]),
             self.device,
             bool(config["drop_last"]),
             self._renew_first,
@@ -223,4 +228,5 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
         losses = self.loop.run(
             train_data, epoch_idx, self._turns(loss_func), self._joint(), first_alone, show_progress
         ).losses
+        agree_on_buffers(self.model)
         return losses if len(losses) > 1 else sum(losses)

@@ -127,6 +127,8 @@ class Gradients:
 
     def _backward(self, turn: Turn, loss: Tensor, begun: int, retain_graph: bool = False) -> None:
         """Fill the player's gradients; ``begun`` is autograd's number where the forward began."""
+        if turn.weight != 1.0:
+            loss = turn.weight * loss
         if turn.scaler is not None:
             loss = turn.scaler.scale(loss)
         # Restricting backward to the owner's parameters costs a walk of the graph, which one

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from recbole_adv.model_state import undisturbed
-from recbole_adv.objective.parts import parts, total
+from recbole_adv.objective.parts import Loss, parts, total
+from recbole_adv.trainer.averaging import agree_after_move, average_gradients
 from recbole_adv.trainer.gradient import Gradients, Joint
 from recbole_adv.trainer.turn import Outcome, Turn, in_stream, total_norm
 
@@ -67,7 +68,7 @@ class StepEngine:
                 if moved is not NotImplemented:
                     return self._finish_move(turn, moved)
             loss = self.gradients.of(turn, batch)
-        outcome = Outcome(parts(loss))
+        outcome = _outcome(turn, loss)
         del loss
         self._apply(turn, batch, outcome)
         return outcome
@@ -84,7 +85,7 @@ class StepEngine:
             }
         else:
             losses = self.gradients.together(turns, joint, batch)
-        outcomes = [Outcome(parts(losses[turn.player.name])) for turn in turns]
+        outcomes = [_outcome(turn, losses[turn.player.name]) for turn in turns]
         del losses
         for turn, outcome in zip(turns, outcomes):  # the gradients are taken: any order will do
             self._apply(turn, batch, outcome)
@@ -104,6 +105,7 @@ class StepEngine:
 
     def _step(self, turn: Turn, batch: Any, outcome: Outcome) -> None:
         waiting, turn.waiting = turn.waiting, 0
+        average_gradients(turn.player.parameters)
         if turn.scaler is not None and all(p.grad is None for p in turn.player.parameters):
             return  # a scaler cannot step an optimizer without a gradient (RecBole's Pop)
         sampled = self.monitor_interval and turn.steps % self.monitor_interval == 0
@@ -148,8 +150,12 @@ class StepEngine:
             tensors, gradients = zip(*moved)
             turn.optimizer.zero_grad(set_to_none=True)
             owned = [p for p in turn.player.parameters if p.requires_grad]
-            torch.autograd.backward(tensors, [-g for g in gradients], inputs=owned)
+            downhill = [-turn.weight * g for g in gradients]
+            torch.autograd.backward(tensors, downhill, inputs=owned)
+            average_gradients(turn.player.parameters)
             turn.optimizer.step()
+        else:
+            agree_after_move(turn.player.parameters, self.model)
         outcome = Outcome()
         self._finish(turn, outcome)
         return outcome
@@ -167,3 +173,10 @@ class StepEngine:
         """The player's loss where it stands, on fixed random numbers, leaving no trace."""
         with undisturbed(self.model), self.autocast():
             return total(turn.loss(batch)).float()
+
+
+def _outcome(turn: Turn, loss: Loss) -> Outcome:
+    """The parts of a loss, as they count in the mean over processes."""
+    if turn.weight == 1.0:
+        return Outcome(parts(loss))
+    return Outcome(tuple(turn.weight * part for part in parts(loss)))
