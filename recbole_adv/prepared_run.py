@@ -15,6 +15,7 @@ from recbole.utils import EvaluatorType, init_seed, set_color
 from recbole_adv import processes
 from recbole_adv.data.preparation import Prepared, prepare_data
 from recbole_adv.errors import ConfigError, DataError, RecBoleAdvError
+from recbole_adv.evaluation import user_metrics
 from recbole_adv.evaluation.evaluation import with_prefix
 from recbole_adv.evaluation.further_sets import further_tests, further_valids
 from recbole_adv.loader import build_sequences_lazily, tensor_samplers
@@ -34,17 +35,25 @@ class PreparedRun(NamedTuple):
     data: Prepared
 
     def test(self, load_best_model: bool, show_progress: bool = False) -> dict[str, float] | None:
-        """The metrics on the test data; of further tests, with their names in front."""
-        trainer, logger = self.trainer, getLogger()
+        """The metrics on the test data; of further tests, with their names in front.
+
+        With ``save_user_metrics`` those of each user are written into the directory.
+        """
+        trainer, logger, of_users = self.trainer, getLogger(), {}
         result = trainer.evaluate(self.test_data, load_best_model, show_progress=show_progress)
+        of_users[""] = getattr(trainer.evaluation, "of_users", None)
         logger.info(set_color("test result", "yellow") + f": {result}")
         first = dict(result or {})
         for name, data in further_tests(trainer.config, self.data).items():
-            further = first  # a further test may be the first one under another name
+            # A further test may be the first one under another name.
+            further, of_users[name] = first, of_users[""]
             if data is not self.test_data:
                 further = trainer.evaluate(data, load_best_model=False, show_progress=show_progress)
+                of_users[name] = getattr(trainer.evaluation, "of_users", None)
             logger.info(set_color(f"test result on {name}", "yellow") + f": {further}")
             result |= with_prefix(name, further)
+        if trainer.config["save_user_metrics"] and result:
+            user_metrics.save(self.directory.path, of_users)
         return result
 
 

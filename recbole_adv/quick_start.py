@@ -108,7 +108,7 @@ def _run(config: Config, resume: str | None, saved: bool) -> dict[str, Any]:
         test_result = run.test(load_best_model=saved, show_progress=progress)
         _keep_environments(trainer.model, run)
         logger.info(set_color("run directory", "yellow") + f": {run.directory.path}")
-        named = {"model": config["model"], "dataset": config["dataset"]}
+        named = {key: config[key] for key in ("model", "dataset", "valid_metric")}
         result = {
             "best_valid_score": float(best_valid_score),
             "valid_score_bigger": config["valid_metric_bigger"],

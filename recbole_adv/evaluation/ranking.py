@@ -22,6 +22,11 @@ _BYTES_OF_A_RANK = 56
 """The same where RecBole sorts all scores of a user, as GAUC needs them."""
 
 
+_ROWS_ON_CPU = 1536
+"""Rows of a call of ``predict`` on a CPU, at most: what the layers of most models make of more no
+longer fits into the cache (benchmarks/predict_rows.py)."""
+
+
 class Ranking(NamedTuple):
     """The lists of a part's rows.
 
@@ -41,7 +46,8 @@ class Scorer:
     """
 
     def __init__(self, model, device, loader, batch: int):
-        self.model, self.device, self.loader, self.batch = model, device, loader, batch
+        self.model, self.device, self.loader = model, device, loader
+        self.batch = min(batch, _ROWS_ON_CPU) if torch.device(device).type == "cpu" else batch
         self.n_items: int = loader._dataset.item_num
         self._items: Interaction | None = None
 
@@ -72,30 +78,29 @@ class Scorer:
         n_items = math.ceil(self.n_items / math.ceil(self.n_items / self.batch))
         scores: Tensor | None = None
         for first in range(0, n_rows, at_once):
+            last = min(first + at_once, n_rows)
+            users = _repeated(interaction, slice(first, last), n_items)
             for low in range(0, self.n_items, n_items):
-                users = slice(first, min(first + at_once, n_rows))
-                items = slice(low, min(low + n_items, self.n_items))
-                part = self._one_call(interaction, users, items)
+                part = self._one_call(users, last - first, low, min(low + n_items, self.n_items))
                 if scores is None:
                     scores = part.new_empty(n_rows, self.n_items)
-                scores[users, items] = part
+                scores[first:last, low : low + n_items] = part
         assert scores is not None
         return scores
 
-    def _one_call(self, interaction: Interaction, users: slice, items: slice) -> Tensor:
-        """Scores of some items for some users.   Returns [users, items]."""
-        n_users, n_items = users.stop - users.start, items.stop - items.start
+    def _one_call(self, users: dict[str, Tensor], n_users: int, low: int, high: int) -> Tensor:
+        """Scores of the items low..high-1 for some users.   Returns [n_users, high - low]."""
         assert self._items is not None
-        columns = {
-            name: value[users].repeat_interleave(n_items, dim=0)
-            for name, value in interaction.interaction.items()
-        }
+        columns = {name: value[: n_users * (high - low)] for name, value in users.items()}
         for name, value in self._items.interaction.items():
-            value = value[items]
-            columns[name] = (
-                value if n_users == 1 else value.repeat(n_users, *[1] * (value.dim() - 1))
-            )
-        return self.model.predict(Interaction(columns)).reshape(n_users, n_items)
+            part = value[low:high]
+            columns[name] = part if n_users == 1 else part.repeat(n_users, *[1] * (part.dim() - 1))
+        return self.model.predict(Interaction(columns)).reshape(n_users, high - low)
+
+
+def _repeated(interaction: Interaction, users: slice, times: int) -> dict[str, Tensor]:
+    """The columns of some users, each user's ``times`` times, one after the other."""
+    return {k: v[users].repeat_interleave(times, dim=0) for k, v in interaction.interaction.items()}
 
 
 def hide(scores: Tensor, part: Part, low: int, high: int) -> None:

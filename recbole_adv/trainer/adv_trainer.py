@@ -22,8 +22,9 @@ from recbole_adv.trainer.report import Report
 from recbole_adv.trainer.run_state import RunStateMixin
 from recbole_adv.trainer.selection import SelectionMixin
 from recbole_adv.trainer.snapshot import SnapshotMixin
+from recbole_adv.trainer.sparse_tables import SparseTables
 from recbole_adv.trainer.step import StepEngine
-from recbole_adv.trainer.technique_set import TechniqueSet
+from recbole_adv.trainer.technique_set import TechniqueSet, check_takes_steps
 from recbole_adv.trainer.training_rows import attach_row_index, take_rows_by_tensor
 from recbole_adv.trainer.turn import Turn
 
@@ -79,6 +80,9 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
         self.loop.engine.gradients.tolerates_nonfinite = any(
             technique.tolerates_nonfinite for technique in self.techniques.all()
         )
+        if config["sparse_embeddings"]:
+            check_takes_steps(self, "sparse gradients", "sparse_embeddings: True")
+            self.loop.engine.gradients.sparse_tables = SparseTables(model, self.players)
         self.report = Report(self)
         self.best_epoch: int | None = None
         self._weights_loaded = self._attached = False

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from recbole_adv import processes
-from recbole_adv.errors import ConfigError
 
 _NONE, _DENSE, _SPARSE = range(3)
 _SMALL = 65536  # elements; a larger buffer is data, not what a move in closed form moves
@@ -108,16 +107,3 @@ def _saved_buffers(model: nn.Module) -> list[Tensor]:
         for value in model.state_dict(keep_vars=True).values()
         if isinstance(value, Tensor) and id(value) not in parameters and not value.is_sparse
     ]
-
-
-def check_gradient_descent(name: str, own_loop: bool, traditional: bool) -> None:
-    """Raise :class:`ConfigError` for a model that several processes cannot train.
-
-    own_loop: RecBole's trainer of the model has a loop of its own; traditional: no gradient is followed.
-    """
-    if processes.count() > 1 and (own_loop or traditional):
-        why = "is trained by a loop of its own" if own_loop else "does not follow gradients"
-        raise ConfigError(
-            f"{name} {why}, in which several processes would not hear of each other, got "
-            f"{processes.count()} processes; leave --nproc out"
-        )

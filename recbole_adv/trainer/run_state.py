@@ -197,7 +197,7 @@ class RunStateMixin:
             if saved["learner"] != type(optimizer).__name__:
                 raise CheckpointError(
                     f"{name} in {file} is {saved['learner']}, but the configuration makes "
-                    f"{type(optimizer).__name__}; use the learner it was written with"
+                    f"{type(optimizer).__name__}; use the learner and sparse_embeddings it was written with"
                 )
             optimizer.load_state_dict(saved["state"])
         for name, scaler in self.scalers.items():

@@ -9,11 +9,11 @@ from typing import Any
 from recbole.trainer import Trainer
 from recbole.utils import ModelType
 
+from recbole_adv import processes
 from recbole_adv.errors import CheckpointError, ConfigError
 from recbole_adv.model_state import clear_caches
 from recbole_adv.technique import Technique
 from recbole_adv.technique.factory import techniques_of
-from recbole_adv.trainer.averaging import check_gradient_descent
 
 
 class TechniqueSet(Mapping[str, dict[str, Technique]]):
@@ -33,20 +33,10 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
             for player in trainer.players
         }
         asked = [name for key in config if key.endswith("techniques") for name in config[key] or ()]
-        own_loop = any(bypasses(cls) for cls in _above_ours(trainer))
-        if asked and own_loop:
-            raise ConfigError(
-                f"{config['model']} is trained by a loop of its own, in which techniques have no "
-                f"effect, got {asked}; leave them out or choose another model"
-            )
-        size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        traditional = config.get("MODEL_TYPE") == ModelType.TRADITIONAL or size <= 1
-        check_gradient_descent(config["model"], own_loop, traditional)
-        if asked and traditional:
-            raise ConfigError(
-                f"{config['model']} is not trained by gradient descent, so techniques have no effect, "
-                f"got {asked}; leave them out"
-            )
+        if asked:
+            check_takes_steps(trainer, "techniques", asked)
+        if processes.count() > 1:
+            check_takes_steps(trainer, "several processes", f"{processes.count()} processes")
         if asked and config["clip_before_unscale"]:
             raise ConfigError(
                 "clip_before_unscale is RecBole's order for RecBole's own clipping and does not go "
@@ -127,6 +117,22 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
                 )
             for name, technique in named.items():
                 technique.load_state_dict(saved[name])
+
+
+def check_takes_steps(trainer, what: str, asked: Any) -> None:
+    """Raise :class:`ConfigError` for what is ``asked`` of a model whose batches never reach the step."""
+    config = trainer.config.final_config_dict
+    if any(bypasses(cls) for cls in _above_ours(trainer)):
+        raise ConfigError(
+            f"{config['model']} is trained by a loop of its own, in which {what} have no effect, got "
+            f"{asked}; leave them out or choose another model"
+        )
+    size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    if config.get("MODEL_TYPE") == ModelType.TRADITIONAL or size <= 1:
+        raise ConfigError(
+            f"{config['model']} is not trained by gradient descent, so {what} have no effect, got "
+            f"{asked}; leave them out"
+        )
 
 
 def bypasses(stock: type) -> bool:

@@ -18,7 +18,7 @@ _spec.loader.exec_module(checks)
 
 REFUSED = {
     "NCLTrainer": "NCL is trained by a loop of its own.*got 2 processes",
-    "TraditionalTrainer": "Pop does not follow gradients.*got 2 processes",
+    "TraditionalTrainer": "Pop is not trained by gradient descent.*got 2 processes",
     "ema of buffers": "ema_buffers: average .* got 2 processes; write copy",
 }
 
