@@ -37,7 +37,7 @@ import torch
 
 RESULTS = Path(__file__).parent / "results" / "processes.json"
 # model: batch sizes of the one process, batches of them in a round
-CASES = {"LightGCN": ((2048, 4), (8192, 4)), "BPR": ((2048, 200),)}
+CASES = {"LightGCN": ((2048, 8), (8192, 8)), "BPR": ((2048, 100),)}
 
 
 def workers(folder: Path, dataset: str, model: str, n: int) -> list[subprocess.Popen]:

@@ -80,10 +80,11 @@ def run_processes(
 
 
 def _check_numbers(nproc: int, world_size: int, group_offset: int) -> None:
-    if processes.place() is not None:
+    place = processes.place()
+    if place is not None:
         raise ConfigError(
-            f"torchrun has started {processes.place().count} processes already, got nproc {nproc}; "
-            "leave --nproc and --world_size out"
+            f"torchrun has started {place.n_processes} processes already, got nproc {nproc}; leave "
+            "--nproc and --world_size out"
         )
     if nproc < 1:
         raise ConfigError(f"nproc must be at least 1, got {nproc}; write --nproc=2")
@@ -170,7 +171,7 @@ def _explained(error: Exception, heard, context, group_offset: int, world_size: 
         known = getattr(errors, kind, None)
         return known(sentence) if known else RuntimeError(f"process {rank}: {sentence}")
     exits = [process.exitcode for process in context.processes]
-    killed = [i for i, code in enumerate(exits) if code < 0 and code != -signal.SIGTERM]
+    killed = [i for i, code in enumerate(exits) if (code or 0) < 0 and code != -signal.SIGTERM]
     if isinstance(error, ProcessExitedException) and (error.exit_code or 0) < 0:
         killed = [error.error_index]
     if killed:

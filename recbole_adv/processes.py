@@ -23,30 +23,31 @@ _SEEDS_APART = 10_000_019  # of two processes; those of players and techniques l
 
 
 class Place(NamedTuple):
-    """Which of ``count`` processes this is; local: among those of this machine."""
+    """Which of ``n_processes`` this is; local: among those of this machine."""
 
     rank: int
-    count: int
+    n_processes: int
     local_rank: int
 
 
 def place() -> Place | None:
     """The place that torchrun, or our own start of processes, gave this one; None for one process."""
     try:
-        rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        if count < 2 or "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        rank, n_processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        if n_processes < 2 or "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
             return None
-        return Place(rank, count, int(os.environ.get("LOCAL_RANK", rank)))
+        return Place(rank, n_processes, int(os.environ.get("LOCAL_RANK", rank)))
     except (KeyError, ValueError):
         return None
 
 
 def check_alone(what: str) -> None:
     """Raise :class:`ConfigError` where torchrun has started several processes of something else."""
-    if place() is not None:
+    where = place()
+    if where is not None:
         raise ConfigError(
-            f"{what} starts runs of one process, got {place().count} processes of torchrun; start it "
-            "without torchrun"
+            f"{what} starts runs of one process, got {where.n_processes} processes of torchrun; start "
+            "it without torchrun"
         )
 
 
@@ -116,7 +117,7 @@ def _in_words() -> Iterator[None]:
         detail = " ".join(str(error).split())[:200]
         where = place() or Place(rank(), count(), 0)
         raise ProcessError(
-            f"process {where.rank} of {where.count} (counted from 0) cannot reach the others: one has "
+            f"process {where.rank} of {where.n_processes} (counted from 0) cannot reach the others: one has "
             "ended or does not answer, and its own message says why; --resume=<run directory> goes "
             f"on from the last epoch that ended ({detail})"
         ) from error

@@ -17,7 +17,7 @@ from recbole_adv.game.player import Player, only_player
 from recbole_adv.game.schedule import Schedule, schedule_of
 from recbole_adv.loader import training_loader
 from recbole_adv.objective.parts import flat
-from recbole_adv.trainer.averaging import agree_on_buffers
+from recbole_adv.trainer.averaging import agree_on_buffers, start_together
 from recbole_adv.trainer.game_loop import GameLoop, Joint, call_hook
 from recbole_adv.trainer.report import Report
 from recbole_adv.trainer.run_state import RunStateMixin
@@ -222,6 +222,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
 
         Returns RecBole's sum over the batches of the first player's loss, a tuple for several parts.
         """
+        start_together(self.model)  # hooks of the model may have drawn random weights
         self.model.train()
         self._weights_loaded = False
         if epoch_idx != self._epoch:

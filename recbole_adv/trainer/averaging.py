@@ -89,8 +89,9 @@ def agree_on_buffers(model: nn.Module) -> None:
     if processes.count() == 1:
         return
     for module in model.modules():
-        if hasattr(module, "merge_processes_"):
-            module.merge_processes_()
+        merge = getattr(module, "merge_processes_", None)
+        if merge is not None:
+            merge()
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     statistics = [b for m in norms for b in m.buffers() if b.is_floating_point()]
     processes.mean_(statistics)

@@ -17,7 +17,6 @@ from torch.utils.tensorboard import SummaryWriter
 from recbole_adv import checkpoint, processes
 from recbole_adv.errors import CheckpointError
 from recbole_adv.model_state import random_state, set_random_state
-from recbole_adv.trainer.averaging import start_together
 from recbole_adv.trainer.process_state import (
     NoTensorBoard,
     best_state,
@@ -74,7 +73,6 @@ class RunStateMixin:
         """Once, before the first step and before their state is taken back."""
         if not self._attached:
             self._attached = True
-            start_together(self.model)
             self.techniques.attach(self)
 
     def _evaluation_weights(self):
