@@ -19,7 +19,14 @@ from recbole_adv.data import leak_check
 from recbole_adv.data.shift_plan import Plan, plan_of, split_path, users_in_group
 from recbole_adv.data.shift_split import Rows, split_rows
 from recbole_adv.data.split_file import Split, fingerprint, load_split, part_named, save_split
-from recbole_adv.data.split_report import as_table, describe, log_later_rows, log_leaks, statistics
+from recbole_adv.data.split_report import (
+    as_table,
+    describe,
+    fingerprint_of,
+    log_later_rows,
+    log_leaks,
+    statistics,
+)
 from recbole_adv.data.test_set_file import file_parts
 from recbole_adv.data.train_sampler import replace_samplers
 from recbole_adv.errors import DataError
@@ -166,6 +173,8 @@ def _check(config, prepared: Prepared) -> dict[str, np.ndarray]:
     log_leaks(config, counts, sequential, n_dropped)
     prepared.record |= {
         "parts": of_part,
+        "test": prepared.test_name,
+        "fingerprints": {name: fingerprint_of(part) for name, part in parts.items()},
         "leaks": counts,
         "dropped": n_dropped,
         "masked": bool(config["mask_leaks"]),

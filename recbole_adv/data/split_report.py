@@ -25,6 +25,17 @@ def popularity_kl(count: np.ndarray, reference: np.ndarray) -> float:
     return float((p * np.log(p / q)).sum())
 
 
+def fingerprint_of(part) -> str:
+    """The same for the same user-item pairs, in whatever order and with whatever numbers."""
+    rows, name = part.inter_feat, part.field2id_token
+    user, item = (
+        pd.util.hash_array(name[field].astype(str).astype(object))[rows[field].numpy()]
+        for field in (part.uid_field, part.iid_field)
+    )
+    pair = pd.util.hash_array(np.uint64(31) * user + item)
+    return f"{int(pair.sum(dtype=np.uint64)):016x}"  # a sum forgets the order of the rows
+
+
 def statistics(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Of each part that has rows: rows, users, items, coverage (the share of all items), KL of its
     item popularity to that of training and to uniform, and rows whose user or item training lacks.

@@ -6,18 +6,21 @@ from collections.abc import Iterable
 from logging import getLogger
 from typing import Any
 
+import pandas
 import torch
 from recbole.utils import EvaluatorType
 
+from recbole_adv import processes
 from recbole_adv.errors import ConfigError
 from recbole_adv.evaluation import metrics as scoring
 from recbole_adv.evaluation.groups import Grouping, groupings
-from recbole_adv.evaluation.part import Part, phase_of, ranked_part
+from recbole_adv.evaluation.part import Part, names_of_users, phase_of, ranked_part
 from recbole_adv.evaluation.ranking import rank, rows_at_once
+from recbole_adv.evaluation.user_metrics import table_of_users
 
 _KEYS = (
     *("valid_pool", "test_pool", "eval_mask", "eval_groups"),
-    *("popularity_metrics", "eval_memory_mb"),
+    *("popularity_metrics", "eval_memory_mb", "save_user_metrics"),
 )
 
 
@@ -30,7 +33,12 @@ class Evaluation:
     """Evaluates a trainer's model on loaders of RecBole.
 
     What a loader's part is like, its targets, pools and groups, is found out once.
+
+    Attributes:
+        of_users: with ``save_user_metrics``, the metrics of each user in the latest test.
     """
+
+    of_users: pandas.DataFrame | None = None
 
     def __init__(self, config):
         self.config = config
@@ -69,9 +77,14 @@ class Evaluation:
         k = max(self.config["topk"])
         ranking = rank(trainer, loader, part, k, n_rows, show_progress, look)
         table, _ = scoring.hits(ranking, part)
+        if self.config["save_user_metrics"] and phase_of(loader) == "test":
+            values = self.metrics.of_each_row(table)
+            self.of_users = table_of_users(names_of_users(loader)[part.rows.numpy()], values)
         data = {"rec.topk": table, "rec.items": ranking.item, **self._of_training(trainer)}
         if collector is not None:
-            data["rec.meanrank"] = collector.get_data_struct().get("rec.meanrank")
+            struct = collector.get_data_struct()
+            own = struct["rec.meanrank"] if "rec.meanrank" in struct else None
+            data["rec.meanrank"] = processes.joined_rows(own)
         result = self.metrics(data)
         for grouping in self.groupings(trainer):
 
@@ -108,16 +121,21 @@ class Evaluation:
             labels.append(rows[self.config["LABEL_FIELD"]].cpu())
             for grouping in self.groupings(trainer):
                 groups[grouping.name].append(grouping.of(rows.to("cpu")))
-        data = {"rec.score": torch.cat(scores), "data.label": torch.cat(labels)}
+        data = {"rec.score": _joined(scores), "data.label": _joined(labels)}
         result = self.metrics(data)
         for grouping in self.groupings(trainer):
 
             def data_of(member):
                 return {name: values[member] for name, values in data.items()}
 
-            group = torch.cat(groups[grouping.name])
+            group = _joined(groups[grouping.name])
             result |= scoring.by_group(self.metrics_of_groups, grouping, group, data_of)
         return result
+
+
+def _joined(batches: list[torch.Tensor]) -> torch.Tensor:
+    """The rows of all batches, of all processes."""
+    return processes.joined_rows(torch.cat(batches) if batches else None)
 
 
 def _check_label(grouping: Grouping, valid_metric: str) -> None:

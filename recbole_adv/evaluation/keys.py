@@ -13,6 +13,8 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_adv.data.id_file import is_path
 from recbole_adv.errors import ConfigError
 
+_OF_RANKINGS = ("popularity_metrics", "valid_pool", "test_pool", "eval_mask", "eval_memory_mb")
+_OF_RANKINGS += ("save_user_metrics",)
 _SET = re.compile(r"[A-Za-z][\w.-]*")
 
 
@@ -22,7 +24,7 @@ def check_evaluation(final: Mapping[str, Any]) -> None:
     final: the configuration as a mapping; types and ranges are checked by the schema before.
     """
     of_values = metric_types[_first_metric(final)] == EvaluatorType.VALUE
-    for key in ("popularity_metrics", "valid_pool", "test_pool", "eval_mask", "eval_memory_mb"):
+    for key in _OF_RANKINGS:
         if final.get(key) and of_values:
             raise ConfigError(
                 f"{key} is about rankings, got metrics {final['metrics']} of labelled rows; leave it "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from copy import copy
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,14 +17,32 @@ from recbole.evaluator.metrics import AveragePopularity, TailPercentage
 from recbole.evaluator.register import metric_information, smaller_metrics
 from torch import Tensor
 
+from recbole_adv import processes
 from recbole_adv.evaluation.groups import Grouping
 from recbole_adv.evaluation.part import Part
 from recbole_adv.evaluation.ranking import Ranking
 
 POPULARITY = ("averagepopularity", "giniindex", "itemcoverage", "tailpercentage")
 """What ``popularity_metrics`` adds."""
+_COLLECTED = ("rec.items", "rec.topk", "rec.meanrank", "rec.score", "data.label")
+"""What RecBole collects row by row."""
 _OF_ROWS = ({"rec.topk"}, {"rec.score", "data.label"})
 """What a metric may need to be one of each row, so that it has a meaning for some of them."""
+
+
+class JoinedEvaluator:
+    """RecBole's Evaluator, on the rows that all processes have collected."""
+
+    def __init__(self, stock: Evaluator):
+        self.stock = stock
+
+    def evaluate(self, struct: DataStruct) -> Mapping[str, float]:
+        """RecBole's method; every process must call it."""
+        for name in _COLLECTED:
+            rows = processes.joined_rows(struct[name] if name in struct else None)
+            if rows is not None:
+                struct.set(name, rows)
+        return self.stock.evaluate(struct)
 
 
 class ByItem:
@@ -79,12 +99,31 @@ class Metrics:
         collector.data_collect(SimpleNamespace(dataset=train_data._dataset))
         return collector.data_struct._data_dict
 
+    def of_each_row(self, table: Tensor) -> dict[str, np.ndarray]:
+        """What RecBole takes the mean of, [n] by metric, of those that count hits in lists.
+
+        table: RecBole's ``rec.topk``, as :func:`hits` returns it.
+        """
+        struct, found = DataStruct(), {}
+        struct.set("rec.topk", table)
+        for name in self.names:
+            if set(metric_information[name]) == {"rec.topk"}:
+                metric = copy(self.evaluator.metric_class[name])
+                metric.topk_result = partial(_columns, metric.topk)
+                found |= metric.calculate_metric(struct)
+        return found
+
     def __call__(self, data: Mapping[str, Any]) -> dict[str, float]:
         """The metrics by RecBole's names.   data: what they need, by name."""
         struct = DataStruct()
         for name, value in data.items():
             struct.set(name, value)
         return {k: float(v) for k, v in self.evaluator.evaluate(struct).items()}
+
+
+def _columns(topk: Iterable[int], name: str, value: np.ndarray) -> dict[str, np.ndarray]:
+    """In the place of RecBole's ``topk_result``: the values themselves.   value: [n, K]."""
+    return {f"{name}@{k}": value[:, k - 1] for k in topk}
 
 
 def hits(ranking: Ranking, part: Part, member: Tensor | None = None) -> tuple[Tensor, Tensor]:

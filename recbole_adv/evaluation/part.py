@@ -64,6 +64,12 @@ def phase_of(loader) -> str:
     return getattr(loader._sampler, "phase", None) or "test"
 
 
+def names_of_users(loader) -> np.ndarray:
+    """[rows of the loader], of each the user, as the data set calls him."""
+    dataset = loader._dataset
+    return dataset.field2id_token[dataset.uid_field][_rows(loader)[0]]
+
+
 def ranked_part(config, loader, groupings: Sequence[Grouping], lists: bool) -> Part:
     """What is to be ranked for a loader of RecBole.
 

@@ -26,6 +26,11 @@ def check_compile(config: Mapping[str, Any], model_class: type) -> None:
             "reads the rows of another model's loss by listening to its modules, which compiled code "
             "passes by; leave compile out"
         )
+    if config.get("sparse_embeddings"):
+        raise ConfigError(
+            "compile: True does not go with sparse_embeddings: True, since compiled code gives dense "
+            "gradients; leave one of them out"
+        )
     techniques = [t for t in config["techniques"] or () if t in LISTENERS]
     if techniques:
         raise ConfigError(

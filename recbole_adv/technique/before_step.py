@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from recbole_adv.errors import ConfigError
+from recbole_adv.game.lazy_rows import LazyRows
 
 # The optimizers' sums of gradients and of their squares.
 _FIRST = ("momentum_buffer", "exp_avg", "grad_avg")
@@ -95,9 +96,11 @@ class BeforeStep:
 def touched_rows(parameter: nn.Parameter, optimizer: optim.Optimizer) -> Tensor | None:
     """The rows [n] of a sparse gradient; None where the step may move any row.
 
-    Momentum and weight decay move rows that have no gradient.
+    Momentum and weight decay of torch's optimizers move rows that have no gradient.
     """
-    elsewhere = any(g.get("momentum") or g.get("weight_decay") for g in optimizer.param_groups)
+    elsewhere = not isinstance(optimizer, LazyRows) and any(
+        g.get("momentum") or g.get("weight_decay") for g in optimizer.param_groups
+    )
     if not parameter.grad.is_sparse or elsewhere:
         return None
     parameter.grad = parameter.grad.coalesce()

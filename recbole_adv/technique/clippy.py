@@ -34,18 +34,18 @@ def largest_update(optimizer: optim.Optimizer) -> float:
     :math:`\eta (1 - \beta_1) / \sqrt{(1 - \beta_2)(1 - \beta_1^2 / \beta_2)}`, which is 7.27 rates
     for 0.9 and 0.999 and holds where :math:`\beta_1^2 < \beta_2`.
     """
-    return max(_largest_of(type(optimizer).__name__, group) for group in optimizer.param_groups)
+    return max(_largest_of(optimizer, group) for group in optimizer.param_groups)
 
 
-def _largest_of(kind: str, group: dict[str, Any]) -> float:
+def _largest_of(optimizer: optim.Optimizer, group: dict[str, Any]) -> float:
     rate = float(max(group["lr"], group.get("initial_lr", 0.0)))
-    if kind in ("Adam", "AdamW", "SparseAdam"):
+    if isinstance(optimizer, (optim.Adam, optim.AdamW, optim.SparseAdam)):
         first, second = group["betas"]
         if first**2 < second < 1:
             return rate * max(1.0, (1 - first) / math.sqrt((1 - second) * (1 - first**2 / second)))
-    if kind == "Adagrad":
+    if isinstance(optimizer, optim.Adagrad):
         return rate
-    if kind == "RMSprop" and not group["momentum"] and not group["centered"]:
+    if isinstance(optimizer, optim.RMSprop) and not group["momentum"] and not group["centered"]:
         return rate / math.sqrt(1 - group["alpha"])
     return math.inf
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_adv.data.split_report import as_table, popularity_kl, statistics
+from recbole_adv.data.split_report import as_table, fingerprint_of, popularity_kl, statistics
 
 
 class Part:
@@ -63,3 +63,18 @@ def test_statistics_by_hand():
     lines = as_table(found).splitlines()
     assert [line.split()[0] for line in lines] == ["rows", "train", "test"]
     assert lines[2].split() == ["test", "5", "4", "3", "0.750", "0.693", "0.331", "3"]
+
+
+def test_the_fingerprint_is_that_of_the_pairs():
+    def of(names, *pairs):
+        part = Part(*pairs)
+        part.field2id_token = {"user_id": np.array(names[0]), "item_id": np.array(names[1])}
+        return fingerprint_of(part)
+
+    names = [["[PAD]", "a", "b"], ["[PAD]", "p", "q"]]
+    one = of(names, (1, 1), (2, 2))
+    assert one == of(names, (2, 2), (1, 1))  # in another order
+    other_numbers = [["[PAD]", "b", "a"], ["[PAD]", "q", "p"]]
+    assert one == of(other_numbers, (2, 2), (1, 1))
+    assert one != of(names, (1, 2), (2, 1))  # the same users, the same items
+    assert one != of(names, (1, 1)) and one != of(names, (1, 1), (2, 2), (2, 2))

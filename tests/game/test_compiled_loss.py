@@ -54,6 +54,7 @@ def test_trains_as_without(model, tiny, without_code):
             r"the techniques \['embedding_attack'\]",
         ),
         ("SASRec", {"techniques": ["r_drop"]}, "which listen to the modules"),
+        ("BPR", {"sparse_embeddings": True}, "does not go with sparse_embeddings: True"),
         ("BPR", {"compile": "yes please"}, "compile"),
     ],
 )

@@ -59,6 +59,18 @@ def test_steps_do_not_wait_for_the_device(tiny):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("learner", ["adam", "row_adagrad"])
+def test_sparse_embeddings_train_as_on_the_cpu(learner, tiny):
+    settings = {**ON_GPU, "backbone": "BPR", "sparse_embeddings": True, "learner": learner}
+    gpu = tiny("EIIL", **settings, techniques=["ema", "clip_norm"], clip_norm_max_norm=0.1)
+    cpu_settings = {**settings, "use_gpu": False}
+    cpu = tiny("EIIL", **cpu_settings, techniques=["ema", "clip_norm"], clip_norm_max_norm=0.1)
+    losses = gpu.fit(saved=False).train_loss_dict
+    assert gpu.model.backbone.item_embedding.weight.grad.is_sparse
+    for epoch, loss in cpu.fit(saved=False).train_loss_dict.items():
+        assert losses[epoch] == pytest.approx(loss, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "technique",
     ["sam", "asam", "awp", "ema", "lr_schedule", "clip_norm", "clip_value", "agc", "clippy"]

@@ -11,7 +11,9 @@ facebookresearch/DomainBed at b93c22a.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from recbole_adv import processes
 from recbole_adv.model.backbone import BackboneRecommender, assignment_of
 from recbole_adv.objective import environment_risk, group_dro_weights, present
 
@@ -50,7 +52,7 @@ class GroupDRO(BackboneRecommender):
         """Move the weights one step uphill."""
         _, rows = self.rows(interaction)
         q = self.environments.membership(rows.index)
-        there, risk = present(q), environment_risk(rows.loss, q)
+        there, risk = _of_all_processes(present(q), environment_risk(rows.loss, q), q)
         known = torch.where(self.running_risk.isfinite(), self.running_risk, risk)
         running = known + self.momentum * (risk - known)
         self.running_risk.copy_(torch.where(there, running, self.running_risk))
@@ -83,3 +85,13 @@ class GroupDRO(BackboneRecommender):
             "environment_risk": self.running_risk,
             "environment_sizes": self.environments.counts(),
         }
+
+
+def _of_all_processes(there: Tensor, risk: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Which environments have rows in the whole batch, and their risks; [E] each."""
+    if processes.count() == 1:
+        return there, risk
+    mass = torch.where(there, q.sum(dim=0), 0.0)
+    mass, total = processes.sum_(torch.stack([mass, mass * risk]))
+    there = mass > 0
+    return there, torch.where(there, total / torch.where(there, mass, 1.0), 0.0)

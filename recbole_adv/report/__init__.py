@@ -1,0 +1,1 @@
+"""``recbole-adv report``: what runs did, as a page of HTML and as markdown."""
