@@ -115,6 +115,7 @@ def table(counts: list[int], turns: int) -> dict[str, dict[str, dict[str, float]
                 steps, repetitions = (50, 10) if not dense or n_items < 1e5 else (4, 2)
                 with context.Pool(1) as pool:
                     row = pool.apply(measure, (kind, n_items, steps, repetitions))
+                print(f"{kind}, {n_items:,} items: {row['ms']:.2f} ms", flush=True)
                 best = found[kind].setdefault(str(n_items), row)
                 best |= {key: min(value, best[key]) for key, value in row.items()}
     return found
