@@ -112,7 +112,7 @@ def table(counts: list[int], turns: int) -> dict[str, dict[str, dict[str, float]
         for kind in KINDS:
             for n_items in counts:
                 dense = kind in DENSE
-                steps, repetitions = (50, 10) if not dense or n_items < 1e5 else (4, 2)
+                steps, repetitions = ((20, 5) if n_items < 1e5 else (4, 2)) if dense else (50, 10)
                 with context.Pool(1) as pool:
                     row = pool.apply(measure, (kind, n_items, steps, repetitions))
                 print(f"{kind}, {n_items:,} items: {row['ms']:.2f} ms", flush=True)
