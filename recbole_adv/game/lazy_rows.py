@@ -55,13 +55,13 @@ class LazyRows:
         for group, parameters in zip(self.param_groups, whole):
             group["params"] = [] if number else [p for p in parameters if p not in tables]
             for table in (tables[p] for p in parameters if p in tables):
-                if number < len(table.blocks):
-                    rows, memory = table.blocks[number], kept.setdefault(table.parameter, {})
-                    state = self.state.get(table.parameter, {})
-                    own, state = table.take(number, state, memory)
-                    self.state[own].update(state)
-                    group["params"].append(own)
-                    taken.append((table, rows, own))
+                if number >= len(table.blocks):
+                    continue
+                memory = kept.setdefault(table.parameter, {})
+                own, state = table.take(number, self.state.get(table.parameter, {}), memory)
+                self.state[own].update(state)
+                group["params"].append(own)
+                taken.append((table, table.blocks[number], own))
         return taken
 
 
@@ -77,7 +77,7 @@ class _Touched:
         self.parameter = parameter
         parameter.grad = parameter.grad.coalesce()
         rows, values = parameter.grad.indices()[0], parameter.grad.values()
-        # What makes the state anew counts from 0 on only once.
+        # The first step makes the state, and its counts must not begin again with each block.
         in_one = in_one or not state or parameter.device.type != "cpu"
         size = max(1, rows.numel() if in_one else _BLOCK // max(1, parameter[0].numel()))
         self.blocks, self.values = rows.split(size), values.split(size)
