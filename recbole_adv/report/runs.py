@@ -18,6 +18,8 @@ from recbole_adv.plot.metrics import FILE, Run, read_run
 from recbole_adv.seeds import SEEDS_FILE
 from recbole_adv.sweep.ledger import RECORD
 
+PAGES = (".html", ".htm", ".md")
+"""The endings of a report's files."""
 _SWEEP, _BEST_TRIALS = "sweep.json", 12
 
 
@@ -87,7 +89,10 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[RunFacts], list[str]]:
     """
     runs: dict[Path, RunFacts] = {}
     notes: list[str] = []
-    for path in paths:
+    named = list(paths)
+    # An earlier report lies among what runs/* names.
+    given = [path for path in named if path.suffix not in PAGES or path.is_dir()] or named
+    for path in given:
         for folder in _folders(path, notes):
             runs.setdefault(folder.resolve(), _read(folder))
     return list(runs.values()), notes
