@@ -172,7 +172,7 @@ def _explained(found: Sequence[Comparison]) -> list[str]:
     if "seeds" in over:
         texts.append(
             "Pairs of seeds: both methods with the same seed. With n pairs Wilcoxon's test cannot go below "
-            "2^(1-n). Runs with save_user_metrics: True are compared over users."
+            "2^(1-n). Rankings of runs with save_user_metrics: True are compared over users."
         )
     tests = [c for c in found if c.test.p_t is not None]
     if tests:

@@ -221,6 +221,10 @@ def test_a_sweep_stands_for_its_repetitions_or_its_best_trials(run, tmp_path):
     trial("sweep/seeds/d-2", 0.16, seed=2)
     assert main(["report", "sweep"]) == 0
     assert "| BPR | 2 | 0.0700 ± 0.0100 |" in (tmp_path / "sweep" / "report.md").read_text()
+    trial("sweep/seeds/e-1", 0.22, seed=1, epochs=9)
+    trial("sweep/seeds/e-2", 0.10, seed=2, epochs=9)
+    assert main(["report", "sweep"]) == 0  # 0.16 is a better mean than 0.14: it is the baseline
+    assert "Difference to BPR, epochs=9, paired" in (tmp_path / "sweep" / "report.md").read_text()
 
 
 def broken(name, text):
