@@ -10,7 +10,8 @@ those of the processor, so that they say little of how busy the machine was. EII
 Trainer on its backbone. An epoch of SASRec is its first three batches.
 
 ``parts`` is where the time of the tensor epoch goes, each measured by itself: loader, forward,
-backward, optimizer; ``rest`` is what is left, the trainer's.
+backward, optimizer; ``rest`` is what is left, the trainer's. ``bound ms`` is the least that a step could
+take here (bound.py). Larger data: large_epoch.py.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bound import bound, speeds
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
@@ -140,6 +142,8 @@ def case_row(name: str, case: tuple, dataset: str, extra: dict, repetitions: int
         row[way] = statistics.median(ratios[way])
         row[f"{way} spread"] = (quartiles[2] - quartiles[0]) / 2
     row["parts"] = parts_of(*runs["tensor"], statistics.median(ratios["tensor"]) * row["RecBole s"])
+    trainer, loader = runs["tensor"]
+    row["bound ms"] = bound(trainer.model, next(iter(loader)), *speeds())
     return row
 
 

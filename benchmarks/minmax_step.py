@@ -7,7 +7,8 @@ Step: one step of EIIL's min player alone against one step of both players (``ma
 by ``shared_graph`` and by ``separate_forward``, on batches already loaded.
 Epoch: a training epoch of AdvTrainer with one player against RecBole's Trainer, data loading
 included. A ratio is the median over the repetitions of time(ours) / time(base) measured one right
-after the other; machines are noisy, so no time is compared across runs.
+after the other, and times are those of the processor, so that they say little of how busy the
+machine was; no time is compared across runs.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def paired(run_base, run_other, repetitions: int) -> tuple[float, float, float]:
         pair = [run_base, run_other] if repetition % 2 else [run_other, run_base]
         seconds = {}
         for run in pair:
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            seconds[run] = time.perf_counter() - start
+            seconds[run] = time.process_time() - start
         if repetition:  # the first pair warms up
             base.append(seconds[run_base])
             ratios.append(seconds[run_other] / seconds[run_base])

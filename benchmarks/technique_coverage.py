@@ -92,7 +92,7 @@ ACTIVE = {
 
 
 class Built:
-    """A model's data, and the means to train it anew from one seed."""
+    """A model's data, and the means to train it anew from one seed; ``trainer`` is the last one."""
 
     def __init__(self, name: str, settings: dict):
         quiet = {**COMMON, **RANKING, **ACTIVE, "run_dir": tempfile.mkdtemp()}
@@ -117,7 +117,7 @@ class Built:
             generator = getattr(loader, "generator", None)
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(self.config["seed"])
-        trainer = trainer_class(self.config.model_class)(self.config, model)
+        trainer = self.trainer = trainer_class(self.config.model_class)(self.config, model)
         trainer.fit(self.train, None, verbose=False, saved=False)
         with trainer._evaluation_weights():
             weights = {key: value.clone() for key, value in model.state_dict().items()}

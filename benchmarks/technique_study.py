@@ -5,6 +5,7 @@
 Each method, the base included, gets the same number of trials, drawn from its space by one seed, each
 a training with early stopping on valid; the best by valid is trained with five other seeds and only
 these are tested. BPR with APR, SASRec with R-Drop and with EMA. Test is never seen in the search.
+Differences to the base are paired by seed. Each method's row is stored as it ends.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from scipy.stats import ttest_rel
+
 RESULTS = Path(__file__).parent / "results" / "technique_study.json"
 SEEDS = (1, 2, 3, 4, 5)
 SEARCH_SEED = 2020
+METRICS = ("ndcg@10", "recall@10")
 
 BPR = {
     "learning_rate": [1e-3, 2e-3, 5e-3],
@@ -42,7 +46,7 @@ METHODS = {
         | {
             "embedding_attack_epsilon": [0.1, 0.5, 1.0],
             "embedding_attack_weight": [0.1, 0.3, 1.0],
-            "embedding_attack_start_epoch": [0, 10],
+            "embedding_attack_start_epoch": [0, 20],
         },
     ),
     "SASRec": ("SASRec", {}, SASREC),
@@ -57,14 +61,17 @@ METHODS = {
         SASREC | {"ema_decay": [0.99, 0.995, 0.999]},
     ),
 }
+TRIALS = {"BPR": 12, "SASRec": 8}
 OF_MODEL = {
-    "BPR": {"epochs": 60, "train_batch_size": 2048, "stopping_step": 10},
+    "BPR": {"epochs": 150, "train_batch_size": 2048, "stopping_step": 15, "train_loader": "tensor"},
     "SASRec": {
-        # Small, so that the study ends within an hour on two cores.
+        # Small, so that the study ends within an hour and a half on two cores.
         "epochs": 15,
         "train_batch_size": 1024,
         "stopping_step": 3,
+        "train_loader": "tensor",
         "train_neg_sample_args": None,
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
         "hidden_size": 32,
         "inner_size": 64,
         "n_layers": 1,
@@ -117,18 +124,48 @@ def run(job: tuple[str, dict, int, bool]) -> tuple[float, dict]:
         return float(score), trainer.evaluate(held_out) if test else {}
 
 
-def study(method: str, n_trials: int, pool) -> dict:
+def study(method: str, pool) -> dict:
     """Search, then the five seeds."""
-    trials = trials_of(method, n_trials)
+    trials = trials_of(method, TRIALS[METHODS[method][0]])
     scores = [s for s, _ in pool.map(run, [(method, t, SEARCH_SEED, False) for t in trials])]
     best = max(range(len(trials)), key=scores.__getitem__)
     final = list(pool.map(run, [(method, trials[best], seed, True) for seed in SEEDS]))
     row = {"method": method, "trials": len(trials), "best": trials[best], "search": scores[best]}
-    for name in ("ndcg@10", "recall@10"):
-        values = [result[name] for _, result in final]
-        error = statistics.stdev(values) / math.sqrt(len(values))
-        row[name] = {"mean": statistics.mean(values), "standard_error": error, "values": values}
+    for name in METRICS:
+        row[name] = summary([result[name] for _, result in final])
     return row
+
+
+def summary(values: list[float]) -> dict:
+    """Mean, its standard error, and what they are of."""
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": statistics.mean(values), "standard_error": error, "values": values}
+
+
+def compared(row: dict, rows: dict[str, dict]) -> None:
+    """Add the differences to the base, seed by seed, and the p-value of a paired t-test."""
+    base = rows.get(row["method"].partition(" + ")[0])
+    if base is None or base is row:
+        return
+    for name in METRICS:
+        pairs = list(zip(row[name]["values"], base[name]["values"]))
+        row[f"{name} difference"] = summary([own - other for own, other in pairs])
+        row[f"{name} difference"]["p"] = float(ttest_rel(*zip(*pairs)).pvalue)
+
+
+def shown(row: dict) -> str:
+    """The row of the markdown table."""
+    cells = [row["method"]]
+    for name in METRICS:
+        cells.append(f"{row[name]['mean']:.4f} ± {row[name]['standard_error']:.4f}")
+        change = row.get(f"{name} difference")
+        cells.append(
+            f"{change['mean']:+.4f} ± {change['standard_error']:.4f} (p {change['p']:.3f})"
+            if change
+            else ""
+        )
+    best = ", ".join(f"{key} {value}" for key, value in row["best"].items())
+    return "| " + " | ".join([*cells, str(row["trials"]), best]) + " |"
 
 
 def main() -> None:
@@ -136,21 +173,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--trials", type=int, default=8, help="trainings for each method's search")
-    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     options = parser.parse_args()
-    rows = []
+    old = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    rows = {row["method"]: row for row in old}
+    heads = [text for name in METRICS for text in (name, "difference")]
+    print("| " + " | ".join(["method", *heads, "trials", "chosen"]) + " |")
+    print("|" + "---|" * (len(heads) + 3))
     with ProcessPoolExecutor(options.jobs) as pool:
         for method in options.methods:
-            rows.append(study(method, options.trials, pool))
-            ndcg, recall = rows[-1]["ndcg@10"], rows[-1]["recall@10"]
-            print(
-                f"| {method} | {ndcg['mean']:.4f} ± {ndcg['standard_error']:.4f} "
-                f"| {recall['mean']:.4f} ± {recall['standard_error']:.4f} | {rows[-1]['best']} |",
-                flush=True,
-            )
-    if options.methods == list(METHODS):
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+            rows[method] = study(method, pool)
+            compared(rows[method], rows)
+            print(shown(rows[method]), flush=True)
+            kept = [rows[name] for name in METHODS if name in rows]
+            RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,5 +5,9 @@ callable ``(options, settings)`` with the parsed flags and the arguments ``--key
 left. What a command needs is imported when it runs.
 """
 
-NAMES = ("run", "sweep", "models", "config", "audit", "data", "plot", "report")
+NAMES = (
+    *("run", "sweep", "models", "config", "audit"),
+    *("robustness", "poison", "leak_probe", "stability"),
+    *("data", "plot", "report"),
+)
 """In the order in which ``--help`` lists them."""

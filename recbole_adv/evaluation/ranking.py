@@ -12,7 +12,9 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_adv import processes
 from recbole_adv.evaluation.part import Pairs, Part
+from recbole_adv.loader.shares import own_block
 
 _BYTES_OF_A_SCORE = 8
 """A score, and what a model needs besides to make it."""
@@ -146,12 +148,17 @@ def rows_at_once(memory_mb: int | None, loader, whole_ranks: bool) -> int:
 
 
 def chunks(trainer, loader, part: Part, n_rows: int, show: bool) -> Iterator[tuple[int, Tensor]]:
-    """(first row, scores [B, I]) of the part, chunk by chunk; n_rows: of a chunk."""
+    """(first row, scores [B, I]) of the part, chunk by chunk; n_rows: of a chunk.
+
+    Of several processes each has a block of the chunks.
+    """
     if not isinstance(loader, FullSortEvalDataLoader):
         yield from _sampled(trainer, loader, show)
         return
     scorer = Scorer(trainer.model, trainer.device, loader, trainer.test_batch_size)
     starts = range(0, len(part), n_rows)
+    block = own_block(len(starts))
+    starts = starts[block.start : block.stop]
     for low in tqdm(starts, ncols=100, desc="Evaluate") if show else starts:
         rows = part.rows[low : low + n_rows]
         scores = scorer.full(rows)
@@ -162,7 +169,7 @@ def chunks(trainer, loader, part: Part, n_rows: int, show: bool) -> Iterator[tup
 def _sampled(trainer, loader, show: bool) -> Iterator[tuple[int, Tensor]]:
     """RecBole's own scoring of the candidates that it draws."""
     trainer.tot_item_num = loader._dataset.item_num
-    low = 0
+    low = own_block(math.ceil(loader.sample_size / loader.step)).start * loader.step
     for batch in tqdm(loader, ncols=100, desc="Evaluate") if show else loader:
         _, scores, _, _ = trainer._neg_sample_batch_eval(batch)
         yield low, scores
@@ -178,16 +185,21 @@ def rank(
     show: bool = False,
     look: Callable[[Tensor, Tensor, Tensor], Any] | None = None,
 ) -> Ranking:
-    """The best k items of every row of a part.
+    """The best k items of every row of a part, whichever process has ranked it.
 
     n_rows: how many are scored at once; look: is shown all scores of each chunk [B, I], and row and
     item of its targets.
     """
     item = torch.empty(len(part), k, dtype=torch.int64)
     target = torch.empty_like(item)
+    own: range | None = None
     for low, scores in chunks(trainer, loader, part, n_rows, show):
         high = low + len(scores)
         if look is not None:
             look(scores, *_index(part.targets, low, high, scores.device))
         item[low:high], target[low:high] = best(scores, part, low, k)
-    return Ranking(item, target)
+        own = range(low if own is None else own.start, high)
+    if processes.count() == 1:
+        return Ranking(item, target)
+    tables = (None if own is None else t[own.start : own.stop] for t in (item, target))
+    return Ranking(*map(processes.joined_rows, tables))

@@ -11,7 +11,9 @@ from torch import nn, optim
 
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.game.clippy_adagrad import ClippyAdagrad
+from recbole_adv.game.lazy_rows import lazy
 from recbole_adv.game.player import Player
+from recbole_adv.game.row_adagrad import RowAdagrad
 
 LEARNERS: dict[str, type[optim.Optimizer]] = {
     "adam": optim.Adam,
@@ -21,8 +23,9 @@ LEARNERS: dict[str, type[optim.Optimizer]] = {
     "rmsprop": optim.RMSprop,
     "sparse_adam": optim.SparseAdam,
     "clippy_adagrad": ClippyAdagrad,
+    "row_adagrad": RowAdagrad,
 }
-"""RecBole's learners by name, and one of ours."""
+"""RecBole's learners by name, and two of ours."""
 
 PLAYER_KEYS = ("learner", "learning_rate", "weight_decay", "clip_grad_norm")
 """What every player may set as ``<player>_<key>``; the min player's keys have no prefix."""
@@ -92,9 +95,12 @@ def build_optimizer(
     learner: str,
     learning_rate: float,
     weight_decay: float,
+    sparse_embeddings: bool = False,
     **arguments: Any,
 ) -> optim.Optimizer:
     """The optimizer called ``learner``; the same one as RecBole's where no argument is added.
+
+    sparse_embeddings: of a sparse gradient it moves the rows alone (:mod:`..game.lazy_rows`).
 
     Raises :class:`ConfigError` for an unknown name, where RecBole goes on with Adam, and for weight
     decay with sparse_adam, which RecBole drops.
@@ -105,6 +111,11 @@ def build_optimizer(
             f"learner must be one of {', '.join(LEARNERS)}, got {learner!r}"
             f"{suggest(learner, LEARNERS)}"
         )
+    if learner == "sparse_adam" and sparse_embeddings:
+        raise ConfigError(
+            "sparse_adam has no step for dense gradients, which a player may have beside the sparse "
+            "ones of sparse_embeddings: True; write learner: adam, which is lazy on sparse ones then"
+        )
     if learner != "sparse_adam":
         arguments["weight_decay"] = weight_decay
     elif weight_decay:
@@ -113,7 +124,7 @@ def build_optimizer(
         )
     cls = LEARNERS[learner]
     try:
-        return cls(parameters, lr=learning_rate, **arguments)
+        return (lazy(cls) if sparse_embeddings else cls)(parameters, lr=learning_rate, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"the optimizer {learner} cannot be built: {error}; "
@@ -145,6 +156,7 @@ def optimizer_for(
         setting(config, player, "learner"),
         setting(config, player, "learning_rate"),
         setting(config, player, "weight_decay"),
+        bool(config.get("sparse_embeddings")),
         **learner_arguments(config, player),
     )
 
@@ -155,18 +167,21 @@ def optimizer_of(
     """The optimizer of ``player``, as its keys in ``config`` say; ``given`` goes before them.
 
     first: torch's default implementation, to which RecBole's results are tied, loops over the
-    tensors; for the other players, whose tensors are many and small, one kernel does the whole step.
+    tensors; for the other players, whose tensors are many and small, and for sparse embeddings, one
+    kernel does the whole step.
     """
     name = player.name
     learner = given.get("learner", setting(config, name, "learner"))
     rate = given.get("learning_rate", setting(config, name, "learning_rate"))
-    arguments = {} if first else fused_argument(learner, player.parameters)
-    if "learner" not in given:
-        arguments |= learner_arguments(config, name)
+    sparse = bool(config.get("sparse_embeddings"))
+    own = learner_arguments(config, name) if "learner" not in given else {}
+    one_kernel = (not first or sparse) and "foreach" not in own
+    arguments = (fused_argument(learner, player.parameters) if one_kernel else {}) | own
     return build_optimizer(
         given.get("params") or grouped(player, rate),
         learner,
         rate,
         given.get("weight_decay", setting(config, name, "weight_decay")),
+        sparse,
         **arguments,
     )

@@ -40,9 +40,32 @@ def agc_factor(weight: Tensor, gradient: Tensor, threshold: float, eps: float) -
 
     weight, gradient: of one shape. Returns :func:`unit_norm`'s shape.
     """
-    bound = unit_norm(weight).clamp(min=eps) * threshold
+    return _factor(unit_norm(weight), unit_norm(gradient), threshold, eps)
+
+
+def _factor(weight_norm: Tensor, gradient_norm: Tensor, threshold: float, eps: float) -> Tensor:
+    bound = weight_norm.clamp(min=eps) * threshold
+    scaled = bound / gradient_norm.clamp(min=_SMALLEST_NORM)
+    return torch.where(gradient_norm > bound, scaled, 1.0)
+
+
+def clip_units_(weight: Tensor, gradient: Tensor, threshold: float, eps: float) -> Tensor:
+    """Multiply the gradient by :func:`agc_factor` in place; returns how many units that shortened.
+
+    On a CPU one pass over the gradient finds the units that are long enough to be clipped by any
+    bound (no weight norm is below ``eps``), and all that follows is for those.
+    """
+    if gradient.device.type != "cpu" or gradient.dim() < 2:
+        factor = agc_factor(weight, gradient, threshold, eps)
+        gradient.mul_(factor)
+        return (factor < 1).sum()
     norm = unit_norm(gradient)
-    return torch.where(norm > bound, bound / norm.clamp(min=_SMALLEST_NORM), 1.0)
+    long = (norm > eps * threshold).flatten().nonzero().squeeze(1)
+    factor = _factor(unit_norm(weight.index_select(0, long)), norm[long], threshold, eps)
+    shortened = (factor < 1).flatten()
+    rows = long[shortened]
+    gradient.index_copy_(0, rows, gradient.index_select(0, rows) * factor[shortened])
+    return shortened.sum()
 
 
 class Agc(Technique):
@@ -89,7 +112,7 @@ class Agc(Technique):
 
     @torch.no_grad()
     def edit_gradients(self, turn: Turn) -> None:
-        clipped = []
+        n_clipped, n_units = [], 0
         for parameter in turn.parameters:
             if parameter.grad is None or id(parameter) not in self.ids:
                 continue
@@ -97,11 +120,10 @@ class Agc(Technique):
             if parameter.grad.is_sparse:
                 weight = parameter[parameter.grad.indices()[0]]
             if values.numel():
-                factor = agc_factor(weight, values, self.threshold, self.eps)
-                values.mul_(factor)
-                clipped.append((factor < 1).float().flatten())
-        if clipped:
-            self.means.add(clipped=torch.cat(clipped).mean())
+                n_clipped.append(clip_units_(weight, values, self.threshold, self.eps))
+                n_units += len(values) if values.dim() > 1 else 1
+        if n_clipped:
+            self.means.add(clipped=torch.stack(n_clipped).sum() / n_units)
 
     def figures(self) -> dict[str, float]:
         return self.means.read()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from recbole_adv.errors import ConfigError
+from recbole_adv.game.lazy_rows import LazyRows
 
 # The optimizers' sums of gradients and of their squares.
 _FIRST = ("momentum_buffer", "exp_avg", "grad_avg")
@@ -19,19 +20,24 @@ class BeforeStep:
         parameter: has a gradient.
         optimizer: is about to step.
         with_state: shorten its state too.
+        rows: those that are copied, [n]; None: all that may move.
 
     Attributes:
         start: the weights before the step.
     """
 
-    def __init__(self, parameter: nn.Parameter, optimizer: optim.Optimizer, with_state: bool):
+    def __init__(
+        self,
+        parameter: nn.Parameter,
+        optimizer: optim.Optimizer,
+        with_state: bool,
+        rows: Tensor | None = None,
+    ):
         self.parameter = parameter
-        self.rows = touched_rows(parameter, optimizer)
-        self.start = self._read(parameter).clone()
+        self.rows = touched_rows(parameter, optimizer) if rows is None else rows
+        self.start = self._copy(parameter)
         self.state = optimizer.state[parameter] if with_state else {}
-        self.squares = {
-            name: self._read(value).clone() for name, value in self._present(_SECOND).items()
-        }
+        self.squares = {name: self._copy(value) for name, value in self._present(_SECOND).items()}
 
     def now(self) -> Tensor:
         """The weights after it."""
@@ -69,8 +75,13 @@ class BeforeStep:
             )
         return kept
 
+    def _copy(self, tensor: Tensor) -> Tensor:
+        return self._read(tensor).clone() if self.rows is None else self._read(tensor)
+
     def _read(self, tensor: Tensor) -> Tensor:
-        return tensor.detach() if self.rows is None else tensor.detach()[self.rows]
+        # index_select reads rows in half the time of an index in brackets.
+        tensor = tensor.detach()
+        return tensor if self.rows is None else tensor.index_select(0, self.rows)
 
     def _write(self, tensor: Tensor, before: Tensor, factor: Tensor) -> None:
         now = self._read(tensor)
@@ -85,9 +96,11 @@ class BeforeStep:
 def touched_rows(parameter: nn.Parameter, optimizer: optim.Optimizer) -> Tensor | None:
     """The rows [n] of a sparse gradient; None where the step may move any row.
 
-    Momentum and weight decay move rows that have no gradient.
+    Momentum and weight decay of torch's optimizers move rows that have no gradient.
     """
-    elsewhere = any(g.get("momentum") or g.get("weight_decay") for g in optimizer.param_groups)
+    elsewhere = not isinstance(optimizer, LazyRows) and any(
+        g.get("momentum") or g.get("weight_decay") for g in optimizer.param_groups
+    )
     if not parameter.grad.is_sparse or elsewhere:
         return None
     parameter.grad = parameter.grad.coalesce()

@@ -38,8 +38,10 @@ class ClipValue(Technique):
         # aminmax reads a tensor once; the inf-norm takes twenty times as long on a CPU.
         ends = torch.stack([end for value in values for end in value.aminmax()])
         largest = ends.abs().max()
-        for value in values:
-            value.clamp_(-self.max_value, self.max_value)
+        # Looking makes another device wait; on a CPU it saves a pass that would change nothing.
+        if largest.device.type != "cpu" or not largest <= self.max_value:
+            for value in values:
+                value.clamp_(-self.max_value, self.max_value)
         clipped = (largest > self.max_value).to(largest.dtype)
         self.means.add(largest=largest, clipped=torch.where(largest.isfinite(), clipped, largest))
 

@@ -6,13 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor, nn, optim
 
 from recbole_adv.game.clippy_adagrad import clipping_factor, largest, load
 from recbole_adv.technique.base import Step, Technique
 from recbole_adv.technique.before_step import BeforeStep
 from recbole_adv.technique.epoch_means import EpochMeans
 from recbole_adv.technique.parameter_choice import chosen, pattern_of, tables_of
+from recbole_adv.technique.quiet_rows import QuietRows, rows_with_gradient
 
 if TYPE_CHECKING:
     from recbole_adv.game.player import Player
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 THRESHOLDS = {"paper": (0.5, 1e-2), "official": (0.1, 1e-7)}
 """lambda_rel and lambda_abs: Algorithm 1 of the paper, defaults of the official code."""
 
-_BLOCK = 2**18  # numbers, 1 MB
+_FEW, _BLOCK = 2**14, 2**18  # numbers; the block is 1 MB
+_ROUNDING = 1e-6  # a relative threshold above it covers the rounding of w' - w
 
 
 def largest_update(optimizer: optim.Optimizer) -> float:
@@ -32,45 +34,53 @@ def largest_update(optimizer: optim.Optimizer) -> float:
     :math:`\eta (1 - \beta_1) / \sqrt{(1 - \beta_2)(1 - \beta_1^2 / \beta_2)}`, which is 7.27 rates
     for 0.9 and 0.999 and holds where :math:`\beta_1^2 < \beta_2`.
     """
-    return max(_largest_of(type(optimizer).__name__, group) for group in optimizer.param_groups)
+    return max(_largest_of(optimizer, group) for group in optimizer.param_groups)
 
 
-def _largest_of(kind: str, group: dict[str, Any]) -> float:
+def _largest_of(optimizer: optim.Optimizer, group: dict[str, Any]) -> float:
     rate = float(max(group["lr"], group.get("initial_lr", 0.0)))
-    if kind in ("Adam", "AdamW", "SparseAdam"):
+    if isinstance(optimizer, (optim.Adam, optim.AdamW, optim.SparseAdam)):
         first, second = group["betas"]
         if first**2 < second < 1:
             return rate * max(1.0, (1 - first) / math.sqrt((1 - second) * (1 - first**2 / second)))
-    if kind == "Adagrad":
+    if isinstance(optimizer, optim.Adagrad):
         return rate
-    if kind == "RMSprop" and not group["momentum"] and not group["centered"]:
+    if isinstance(optimizer, optim.RMSprop) and not group["momentum"] and not group["centered"]:
         return rate / math.sqrt(1 - group["alpha"])
     return math.inf
 
 
 def load_of_step(
     start: Tensor, now: Tensor, relative: float, absolute: float, by_row: bool
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """:func:`load` of the update ``now - start`` in the bound ``relative * |start| + absolute``.
 
-    On a CPU a large table goes through the cache in blocks of rows, and a block in which nothing
-    moved further than ``absolute`` is not divided: its load is given as at most that share.
+    On a CPU a large matrix goes through the cache in blocks of rows, and a block in which nothing moved
+    further than ``absolute`` is not divided: its load is given as at most that share.
+
+    Returns the load and the largest absolute value of the update.
     """
-    if start.device.type != "cpu" or start.numel() <= _BLOCK or start.dim() < 2 or not absolute:
-        return load(now - start, start.abs().mul_(relative).add_(absolute), by_row)
-    loads = []
+    if start.device.type != "cpu" or start.numel() <= _FEW or start.dim() < 2 or not absolute:
+        update = now - start
+        furthest = largest(update.abs(), by_row=False)
+        return load(update, start.abs().mul_(relative).add_(absolute), by_row), furthest
+    loads, lengths = [], []
     rows = max(1, _BLOCK // (start.numel() // len(start)))
+    block = torch.empty_like(start[:rows])  # stays in the cache
+    ones = (1,) * (start.dim() - 1)
     for before, after in zip(start.split(rows), now.split(rows)):
-        update = after - before
+        update = torch.sub(after, before, out=block[: len(before)])
         low, high = update.aminmax()
         longest = torch.maximum(-low, high)
+        lengths.append(longest)
         if longest <= absolute:
             filled = longest / absolute
-            loads.append(filled.expand(len(before), 1) if by_row else filled)
+            loads.append(filled.expand(len(before), *ones) if by_row else filled)
         else:
             bound = before.abs().mul_(relative).add_(absolute)
             loads.append(largest(update.abs_().div_(bound), by_row))
-    return torch.cat(loads) if by_row else torch.stack(loads).amax()
+    whole = torch.cat(loads) if by_row else torch.stack(loads).amax()
+    return whole, torch.stack(lengths).amax()
 
 
 def why_idle(optimizer: optim.Optimizer, absolute: float) -> str:
@@ -131,6 +141,7 @@ class Clippy(Technique):
         self.largest_ever = torch.zeros(())
         self.idle_because: str | None = None
         self._step: list[tuple[Tensor, Tensor]] = []  # mean factor and largest load of each tensor
+        self._quiet = QuietRows()
 
     def attach(self, trainer: AdvTrainer, player: Player) -> None:
         self.logger, self.player = trainer.logger, player.name
@@ -143,27 +154,52 @@ class Clippy(Technique):
         def clipped() -> None:
             self._tell_if_idle(turn.optimizer)
             before = [
-                BeforeStep(p, turn.optimizer, self.clip_state)
+                self._before(p, turn.optimizer)
                 for p in turn.parameters
                 if p.grad is not None and id(p) in self.ids
             ]
             step()
-            self._step = [self._clip(moved) for moved in before]
+            self._step = [self._clip(moved, turn.optimizer) for moved in before]
 
         return clipped
 
-    def _clip(self, moved: BeforeStep) -> tuple[Tensor, Tensor]:
-        by_row = self.embeddings == "rows" and id(moved.parameter) in self.tables
-        filled = load_of_step(moved.start, moved.now(), self.relative, self.absolute, by_row)
+    def _before(self, parameter: nn.Parameter, optimizer: optim.Optimizer) -> BeforeStep:
+        """A copy of the rows that may have to be shortened: by row on a CPU, where looking for them
+        is cheap, those that have a gradient if all others are known to fit."""
+        rows = None
+        if self._passes_over_rows(parameter):
+            if self._quiet.bound(parameter, optimizer) <= self.absolute:
+                rows = rows_with_gradient(parameter)
+        return BeforeStep(parameter, optimizer, self.clip_state, rows)
+
+    def _passes_over_rows(self, parameter: nn.Parameter) -> bool:
+        exact = parameter.dtype in (torch.float32, torch.float64) and self.relative > _ROUNDING
+        dense_on_cpu = parameter.device.type == "cpu" and not parameter.grad.is_sparse
+        return self._by_row(parameter) and dense_on_cpu and exact
+
+    def _by_row(self, parameter: nn.Parameter) -> bool:
+        return self.embeddings == "rows" and id(parameter) in self.tables
+
+    def _clip(self, moved: BeforeStep, optimizer: optim.Optimizer) -> tuple[Tensor, Tensor]:
+        parameter, by_row = moved.parameter, self._by_row(moved.parameter)
+        filled, furthest = load_of_step(
+            moved.start, moved.now(), self.relative, self.absolute, by_row
+        )
         factor = clipping_factor(filled)
         if factor.device.type != "cpu":  # where looking would make the host wait
             moved.shorten(factor)
-        elif (factor < 1).any():
+            return factor.mean(), filled.amax()
+        n_fitting = 0
+        if self._passes_over_rows(parameter):
+            n_fitting = len(parameter) - len(factor)
+            self._quiet.moved(parameter, optimizer, furthest.item(), not n_fitting)
+        mean = (factor.sum() + n_fitting) / (factor.numel() + n_fitting)
+        if (factor < 1).any():
             long = (factor < 1).flatten().nonzero().squeeze(1)
             if factor.dim():
                 moved.narrow(long)
             moved.shorten(factor[long] if factor.dim() else factor)
-        return factor.mean(), filled.amax()
+        return mean, largest(filled, by_row=False)
 
     def after_step(self, turn: Turn, outcome: Outcome) -> None:
         if not self._step:

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from recbole_adv.technique.base import Technique
+from recbole_adv import processes
+from recbole_adv.errors import ConfigError
+from recbole_adv.game.lazy_rows import LazyRows
+from recbole_adv.technique.base import Step, Technique, gradient_values
+from recbole_adv.technique.lazy_average import LazyAverage, log_of
 
 if TYPE_CHECKING:
     from recbole_adv.game.player import Player
@@ -51,7 +55,9 @@ class Ema(Technique):
     The average begins as a copy of the weights: of those before the first step, or of those where
     ``start_epoch`` and ``start_step`` are both reached; until then the plain weights are evaluated.
     A step that a GradScaler leaves out is no update. All of the player is averaged, parameters
-    without a gradient in a step too; a lazy average of sparse tables is not offered.
+    without a gradient in a step too. Under ``sparse_embeddings`` a step reads and writes the touched
+    rows of a sparse table alone, and every row has the same average but for rounding
+    (:class:`~recbole_adv.technique.lazy_average.LazyAverage`).
 
     Args:
         decay: what stays of the average in one update; 0 evaluates the plain weights.
@@ -73,28 +79,61 @@ class Ema(Technique):
         self.decay, self.warmup = decay, warmup
         self.start_epoch, self.start_step, self.buffers = start_epoch, start_step, buffers
         self.shadows: dict[str, Tensor] = {}
+        self.lazy: dict[str, LazyAverage] = {}  # of the tables among the shadows that are sparse
+        self.so_far = 0.0  # sum of the logarithms of the decays
         self.epoch = self.steps = self.updates = 0
         self._inside = False
 
     def attach(self, trainer: AdvTrainer, player: Player) -> None:
+        # Moves in closed form and projections may write to any row.
+        self._may_be_lazy = player.move is None and player.project is None
         own = {id(parameter) for parameter in player.parameters}
         named = trainer.model.named_parameters()
         self.tensors = {name: p for name, p in named if id(p) in own and p.is_floating_point()}
         if self.buffers == "average":
+            if processes.count() > 1:
+                raise ConfigError(
+                    "ema_buffers: average follows BatchNorm's statistics step by step, which several "
+                    f"processes share once an epoch, got {processes.count()} processes; write copy"
+                )
             self.tensors |= _saved_buffers(trainer.model)
 
     def before_epoch(self, epoch: int) -> None:
         self.epoch = epoch
         self._begin()
 
+    def wrap_step(self, step: Step, turn: Turn) -> Step:
+        if not (self.shadows and self._may_be_lazy and isinstance(turn.optimizer, LazyRows)):
+            return step
+
+        def noted() -> None:
+            for name, tensor in self.tensors.items():
+                gradient = getattr(tensor, "grad", None)
+                sparse = gradient is not None and gradient.is_sparse
+                if sparse and name not in self.lazy:
+                    self.lazy[name] = LazyAverage(self.shadows[name], self.so_far)
+                if gradient is not None and name in self.lazy:
+                    gradient_values(tensor)  # coalesces
+                    rows = tensor.grad.indices()[0] if sparse else None
+                    self.lazy[name].before_step(tensor, rows, self.so_far)
+            step()
+
+        return noted
+
     def after_step(self, turn: Turn, outcome: Outcome) -> None:
         assert not self._inside, "a step was taken while the model held the averaged weights"
         self.steps = turn.steps
-        if self.shadows:
-            average_(self.shadows, self.tensors, decay_at(self.updates, self.decay, self.warmup))
-            self.updates += 1
-        else:
+        if not self.shadows:
             self._begin()
+            return
+        decay = decay_at(self.updates, self.decay, self.warmup)
+        dense = {n: shadow for n, shadow in self.shadows.items() if n not in self.lazy}
+        if dense:
+            average_(dense, self.tensors, decay)
+        self.so_far += log_of(decay)
+        for name, lazy in self.lazy.items():
+            lazy.after_step(self.tensors[name], decay, self.so_far)
+        self.updates += 1
 
     def _begin(self) -> None:
         reached = self.epoch >= self.start_epoch and self.steps >= self.start_step
@@ -108,8 +147,11 @@ class Ema(Technique):
             yield
             return
         self._inside = True
+        averages = self.shadows | {
+            name: lazy.now(self.tensors[name], self.so_far) for name, lazy in self.lazy.items()
+        }
         try:
-            with replaced(self.tensors, self.shadows):
+            with replaced(self.tensors, averages):
                 yield
         finally:
             self._inside = False
@@ -120,11 +162,24 @@ class Ema(Technique):
         return {"decay": decay_at(self.updates - 1, self.decay, self.warmup)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"shadows": self.shadows, "updates": self.updates, "steps": self.steps}
+        return {
+            "shadows": self.shadows,
+            "seen": {name: lazy.seen for name, lazy in self.lazy.items()},
+            "so_far": self.so_far,
+            "updates": self.updates,
+            "steps": self.steps,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates, self.steps = state["updates"], state["steps"]
         self.shadows = {n: v.to(self.tensors[n]).clone() for n, v in state["shadows"].items()}
+        self.so_far = state.get("so_far", 0.0)
+        self.lazy = {
+            name: LazyAverage(
+                self.shadows[name], self.so_far, seen.to(self.tensors[name].device).clone()
+            )
+            for name, seen in state.get("seen", {}).items()
+        }
 
 
 def _saved_buffers(model: nn.Module) -> dict[str, Tensor]:

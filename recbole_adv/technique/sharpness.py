@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class LossSurface:
     def _mean(self, of: Callable[[Tensor], Sequence[Tensor]]) -> list[Tensor]:
         """The mean over the batches of what ``of`` makes of the loss."""
         sums: list[Tensor] = []
-        with replayed(self.model, self._random):
+        with replayed(self.model, self._random), _dense_gradients(self.model):
             for batch in self.batches:
                 found = of(total(self.loss(batch)))
                 sums = [a + b for a, b in zip(sums, found)] if sums else list(found)
@@ -82,3 +83,16 @@ class LossSurface:
             with replaced(self.weights, {n: w.detach() for n, w in there.items()}):
                 found[f"rise_{radius:g}"] = self.value() - here
         return found
+
+
+@contextmanager
+def _dense_gradients(model: nn.Module) -> Iterator[None]:
+    """No table has a sparse gradient inside: these are mixed with dense vectors here."""
+    sparse = [module for module in model.modules() if getattr(module, "sparse", False) is True]
+    for module in sparse:
+        module.sparse = False
+    try:
+        yield
+    finally:
+        for module in sparse:
+            module.sparse = True

@@ -19,6 +19,7 @@ from recbole_adv.trainer.graph_guard import (
     sequence_number,
     untouched,
 )
+from recbole_adv.trainer.sparse_tables import SparseTables
 from recbole_adv.trainer.turn import Turn, in_stream
 
 Joint = Callable[[Any], Mapping[str, Loss]]
@@ -36,6 +37,7 @@ class Gradients:
 
     Attributes:
         tolerates_nonfinite: a technique looks at the losses, of all players, in place of the check.
+        sparse_tables: learns from the first gradients which tables are sparse; None if none is to be.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Gradients:
         self.check_every = check_every
         self.check_gradients = check_gradients
         self.tolerates_nonfinite = False
+        self.sparse_tables: SparseTables | None = None
 
     def of(self, turn: Turn, batch: Any) -> Loss:
         """Fill the gradients of the player's loss on a batch."""
@@ -64,6 +67,7 @@ class Gradients:
             self._check_finite(turn, loss)
             scalar = total(loss)
             self._backward(turn, scalar if weight == 1.0 else weight * scalar, begun)
+            self._settle(turn, batch)
             return loss
 
         for technique in reversed(turn.techniques):
@@ -85,17 +89,24 @@ class Gradients:
             turn.loss = own
 
     def together(self, turns: Sequence[Turn], joint: Joint, batch: Any) -> Mapping[str, Loss]:
-        """Fill the gradients of several players from one forward pass, each only into its own."""
+        """Fill the gradients of several players from one forward pass, each only into its own.
+
+        Under :func:`~recbole_adv.game.player.graphs_apart` no graph has to be kept.
+        """
         for turn in turns:
             if not turn.waiting:
                 _forget_gradients(turn)
         begun = sequence_number()
         with self._guarded(self.model.parameters(), "calculate_joint"), self.autocast():
             losses = joint(batch)
+        method = getattr(self.model, "calculate_joint", None)
+        apart = getattr(method, "graphs_are_apart", False)
         for turn in turns:
             loss = losses[turn.player.name]
             self._check_finite(turn, loss)
-            self._backward(turn, total(loss), begun, retain_graph=turn is not turns[-1])
+            keep = turn is not turns[-1] and not apart
+            self._backward(turn, total(loss), begun, retain_graph=keep)
+            self._settle(turn, batch)
         return losses
 
     def _forward(self, turn: Turn, loss_of) -> Callable[[Any], Loss]:
@@ -116,6 +127,8 @@ class Gradients:
 
     def _backward(self, turn: Turn, loss: Tensor, begun: int, retain_graph: bool = False) -> None:
         """Fill the player's gradients; ``begun`` is autograd's number where the forward began."""
+        if turn.weight != 1.0:
+            loss = turn.weight * loss
         if turn.scaler is not None:
             loss = turn.scaler.scale(loss)
         # Restricting backward to the owner's parameters costs a walk of the graph, which one
@@ -133,6 +146,10 @@ class Gradients:
         # On a shared graph torch is silent about a loss that depends on another player only.
         if turn.others and all(p.grad is None for p in turn.player.parameters):
             raise TrainingError(explain_independence(turn.player.name))
+
+    def _settle(self, turn: Turn, batch: Any) -> None:
+        if self.sparse_tables is not None:
+            self.sparse_tables.settle(turn.player.name, batch, not turn.on_triples)
 
     def _guarded(self, parameters: Iterable[nn.Parameter], what: str) -> AbstractContextManager:
         return untouched(parameters, what) if self.check_gradients else nullcontext()

@@ -9,6 +9,7 @@ from typing import Any
 from recbole.trainer import Trainer
 from recbole.utils import ModelType
 
+from recbole_adv import processes
 from recbole_adv.errors import CheckpointError, ConfigError
 from recbole_adv.model_state import clear_caches
 from recbole_adv.technique import Technique
@@ -32,17 +33,10 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
             for player in trainer.players
         }
         asked = [name for key in config if key.endswith("techniques") for name in config[key] or ()]
-        if asked and any(bypasses(cls) for cls in _above_ours(trainer)):
-            raise ConfigError(
-                f"{config['model']} is trained by a loop of its own, in which techniques have no "
-                f"effect, got {asked}; leave them out or choose another model"
-            )
-        size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        if asked and (config.get("MODEL_TYPE") == ModelType.TRADITIONAL or size <= 1):
-            raise ConfigError(
-                f"{config['model']} is not trained by gradient descent, so techniques have no effect, "
-                f"got {asked}; leave them out"
-            )
+        if asked:
+            check_takes_steps(trainer, "techniques", asked)
+        if processes.count() > 1:
+            check_takes_steps(trainer, "several processes", f"{processes.count()} processes")
         if asked and config["clip_before_unscale"]:
             raise ConfigError(
                 "clip_before_unscale is RecBole's order for RecBole's own clipping and does not go "
@@ -105,6 +99,13 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
             for player, named in self._of.items()
         }
 
+    def own_state_dict(self) -> dict[str, dict[str, Any]]:
+        """Of it what belongs to this process alone."""
+        return {
+            player: {n: t.state_dict() for n, t in named.items() if t.state_is_of_process}
+            for player, named in self._of.items()
+        }
+
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]], file: str) -> None:
         """Take back :meth:`state_dict`; the techniques must be the same."""
         for player, named in self._of.items():
@@ -116,6 +117,22 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
                 )
             for name, technique in named.items():
                 technique.load_state_dict(saved[name])
+
+
+def check_takes_steps(trainer, what: str, asked: Any) -> None:
+    """Raise :class:`ConfigError` for what is ``asked`` of a model whose batches never reach the step."""
+    config = trainer.config.final_config_dict
+    if any(bypasses(cls) for cls in _above_ours(trainer)):
+        raise ConfigError(
+            f"{config['model']} is trained by a loop of its own, in which {what} have no effect, got "
+            f"{asked}; leave them out or choose another model"
+        )
+    size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    if config.get("MODEL_TYPE") == ModelType.TRADITIONAL or size <= 1:
+        raise ConfigError(
+            f"{config['model']} is not trained by gradient descent, so {what} have no effect, got "
+            f"{asked}; leave them out"
+        )
 
 
 def bypasses(stock: type) -> bool:

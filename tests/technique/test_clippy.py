@@ -238,17 +238,17 @@ def test_large_tables_in_blocks_are_as_small_ones_at_once(by_row):
     now[17] += 1.0
     for relative, absolute in ((0.5, 0.005), (0.5, 0.0), (0.0, 0.005)):
         bound = relative * start.abs() + absolute
-        blocks = load_of_step(start, now, relative, absolute, by_row)
+        blocks, furthest = load_of_step(start, now, relative, absolute, by_row)
         once = load(now - start, bound, by_row)
         over = once > 1
-        assert over.any()
+        assert over.any() and furthest == (now - start).abs().max()
         torch.testing.assert_close(blocks[over], once[over])
         assert (blocks[~over] <= 1).all()
-    loose = load_of_step(start, now, 0.5, 2.0, by_row)
+    loose, _ = load_of_step(start, now, 0.5, 2.0, by_row)
     assert ((loose >= load(now - start, 0.5 * start.abs() + 2, by_row)) & (loose < 1)).all()
     now[30_000, 3] = torch.nan
-    filled = load_of_step(start, now, 0.5, 2.0, by_row)
-    assert filled.isnan().sum() == 1
+    filled, furthest = load_of_step(start, now, 0.5, 2.0, by_row)
+    assert filled.isnan().sum() == 1 and furthest.isnan()
 
 
 # --- the optimizer's state ----------------------------------------------------------------------

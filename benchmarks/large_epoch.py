@@ -1,0 +1,234 @@
+"""An epoch on generated data, 1M and 10M interactions: ours against RecBole's Trainer.
+
+    python benchmarks/large_epoch.py                          # both, every model; hours on a slow machine
+    python benchmarks/large_epoch.py --data 1M --models BPR EIIL
+
+An epoch here is put together: the time of reading the whole loader once, without training, and the
+number of batches times that of a training step, measured by each trainer's own ``_train_epoch`` on
+batches already loaded. So a model whose step takes seconds can be measured too. All is processor time of
+one thread; ways take turns, and a ratio is that of the medians. EIIL, which RecBole does not have, is
+measured against RecBole's Trainer on its backbone, BPR.
+
+``peak`` is the largest resident set of a process that builds the data and the model, reads an epoch and
+takes the steps. ``bound`` is the least that a dense step could take here (bound.py): Adam's passes over
+its tables at the speed of a copy, or the products of forward and backward at the speed of a large one.
+``parts`` is where a step of the way "tensor" goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas
+import torch
+from bound import bound, speeds, timed
+from epoch import GAME, QUIET, parts_of
+from recbole.trainer import Trainer
+from recbole.utils import init_seed
+
+from recbole_adv import Config
+from recbole_adv.quick_start import _data_and_model
+from recbole_adv.trainer import trainer_class
+
+RESULTS = Path(__file__).parent / "results" / "large_epoch.json"
+# name: rows, users, items, batch size
+DATA = {"1M": (1_000_000, 6_000, 4_000, 2048), "10M": (10_000_000, 100_000, 50_000, 8192)}
+LABELS = {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}
+CASES: dict[str, dict] = {
+    "BPR": {},
+    "LightGCN": {},
+    "SASRec": {"train_neg_sample_args": None},
+    "DeepFM": {**LABELS, "eval_args": {"mode": "full"}, "metrics": ["Recall"]},
+    "EIIL": GAME,
+}
+N_STEPS = {"BPR": 20, "LightGCN": 3, "SASRec": 2, "DeepFM": 5, "EIIL": 18}
+WAYS = {
+    "RecBole": {},
+    "tensor": {"train_loader": "tensor"},
+    "tensor, fused": {"train_loader": "tensor", "learner_fused": True},
+    "tensor, sparse": {"train_loader": "tensor", "sparse_embeddings": True},
+}
+LOOKUPS = ("BPR", "EIIL")  # models whose tables are only looked up
+
+
+class Kept:
+    """Batches already loaded, read by a trainer as an epoch of its loader."""
+
+    def __init__(self, loader, n_batches: int):
+        self.loader, reading = loader, iter(loader)
+        self.batches = [next(reading) for _ in range(n_batches)]
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def generate(folder: Path, data: str) -> None:
+    """Different pairs in random order with times, items by a long tail, users by a log-normal."""
+    n_rows, n_users, n_items, _ = DATA[data]
+    rng = np.random.default_rng(0)
+    cumulated = [
+        np.cumsum(weight)
+        for weight in (np.exp(rng.normal(0, 0.8, n_users)), np.arange(1, n_items + 1) ** -0.5)
+    ]
+    draws = n_rows * 2
+    user, item = (np.searchsorted(c, rng.random(draws) * c[-1]) for c in cumulated)
+    pair = rng.permutation(pandas.unique(user * n_items + item))[: n_rows - n_items]
+    every = rng.integers(0, n_users, n_items) * n_items + np.arange(n_items)
+    pair = pandas.unique(np.concatenate([pair, every]))
+    user, item = np.divmod(pair, n_items)
+    (folder / data).mkdir()
+    columns = {"user_id:token": user, "item_id:token": item}
+    columns["timestamp:float"] = rng.integers(0, 10**8, len(pair))
+    pandas.DataFrame(columns).to_csv(folder / data / f"{data}.inter", sep="\t", index=False)
+
+
+def built(model: str, data: str, folder: str, way: str):
+    """A trainer and its loader."""
+    given = {**QUIET, **CASES[model], **WAYS[way], "data_path": folder, "load_col": None}
+    given |= {"train_batch_size": DATA[data][3], "valid_metric": "Recall@10"}
+    if way == "RecBole":
+        given = {key: value for key, value in given.items() if key not in GAME}
+        model = "BPR" if model == "EIIL" else model
+    config = Config(model, data, config_dict=given)
+    _, train, _, _, net = _data_and_model(config)
+    init_seed(0, True)
+    if way == "RecBole":
+        return Trainer(config, net), train
+    trainer = trainer_class(config.model_class)(config, net)
+    return trainer, trainer._before_fit(train)
+
+
+def read(loader) -> None:
+    """Make every batch of an epoch."""
+    for _ in loader:
+        pass
+
+
+def ways_of(model: str, names) -> list[str]:
+    """Those of the names that the model can go."""
+    return [way for way in names if "sparse" not in way or model in LOOKUPS]
+
+
+def measure(model: str, data: str, folder: str, options) -> dict:
+    """Seconds of each way's loader, step and epoch, and peaks of memory."""
+    ways = ways_of(model, options.ways)
+    row = times_of(model, data, folder, ways, options)
+    for way, found in row["ways"].items():
+        found["epoch s"] = found["load s"] + row["batches"] * found["step ms"] / 1000
+        found["ratio"] = found["epoch s"] / row["ways"][ways[0]]["epoch s"]
+        if options.peaks:
+            found["peak MB"] = peak(model, data, folder, way)
+    return row
+
+
+def times_of(model: str, data: str, folder: str, ways: list[str], options) -> dict:
+    """Seconds of each way's loader and step, taken in turns."""
+    runs = {way: built(model, data, folder, way) for way in ways}
+    kept = {way: Kept(loader, N_STEPS[model]) for way, (_, loader) in runs.items()}
+    spent: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    for repetition in range(options.repetitions + 1):
+        for way in ways if repetition % 2 else ways[::-1]:
+            trainer = runs[way][0]
+            if hasattr(trainer, "loop"):
+                trainer.loop.begin_epoch()
+            seconds = timed(lambda t=trainer, k=kept[way]: t._train_epoch(k, 0))
+            spent[way]["step"].append(seconds / N_STEPS[model])
+    for way, (_, loader) in [*runs.items()] * (1 if data == "10M" else 2):
+        spent[way]["load"].append(timed(lambda r=loader: read(r)))
+    row = {"data": data, "model": model, "batch": DATA[data][3], "batches": len(runs[ways[0]][1])}
+    row["ways"] = {  # the first repetition warms up
+        way: {
+            "step ms": 1000 * statistics.median(spent[way]["step"][1:]),
+            "load s": min(spent[way]["load"]),
+        }
+        for way in ways
+    }
+    trainer, some = runs["tensor"][0], kept["tensor"]
+    row["parts"] = parts_of(trainer, some, row["ways"]["tensor"]["step ms"] / 1000 * len(some))
+    row["bound ms"] = bound(trainer.model, some.batches[0], *options.speeds)
+    return row
+
+
+def peak(model: str, data: str, folder: str, way: str) -> float:
+    """MB, of a process of its own."""
+    command = [sys.executable, "-W", "ignore", __file__, "--peak-of", way, "--models", model]
+    result = subprocess.run(
+        [*command, "--data", data, "--folder", folder], capture_output=True, text=True, check=True
+    )
+    return float(result.stdout.strip().splitlines()[-1])
+
+
+def print_peak(options) -> None:
+    """What :func:`peak` runs."""
+    model = options.models[0]
+    trainer, loader = built(model, options.data[0], options.folder, options.peak_of)
+    read(loader)
+    trainer._train_epoch(Kept(loader, N_STEPS[model]), 0)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def show(row: dict, before: dict | None) -> None:
+    """Rows of the markdown table and what changed since the last table."""
+    for way, found in row["ways"].items():
+        old = (before or {}).get("ways", {}).get(way)
+        change = f" (was {old['ratio']:.2f})" if old else ""
+        peak_mb = f"{found['peak MB']:.0f}" if "peak MB" in found else ""
+        print(
+            f"| {row['data']} | {row['model']} | {way} | {found['load s']:.2f} "
+            f"| {found['step ms']:.1f} | {found['epoch s']:.1f} | {found['ratio']:.2f} "
+            f"| {peak_mb} | {max(row['bound ms'].values()):.1f} |{change}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", nargs="*", default=list(DATA), choices=list(DATA))
+    parser.add_argument("--models", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), help="the first is the base")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--no-peaks", dest="peaks", action="store_false")
+    parser.add_argument("--folder", help="where the data are, or are to be kept")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    if options.peak_of:
+        return print_peak(options)
+    options.speeds = speeds()
+    old = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    before = {(row["data"], row["model"]): row for row in old}
+    print("| data | model | way | load, s | step, ms | epoch, s | ratio | peak, MB | bound, ms |")
+    print("|" + "---|" * 9)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or temporary
+        for data in options.data:
+            if not (Path(folder) / data).is_dir():
+                generate(Path(folder), data)
+            for model in options.models:
+                row = measure(model, data, folder, options)
+                show(row, before.get((data, model)))
+                before[data, model] = row
+                RESULTS.write_text(json.dumps(list(before.values()), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

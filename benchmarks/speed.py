@@ -1,0 +1,165 @@
+"""All figures of speed in one command: docs/speed-figures.md.
+
+    python benchmarks/speed.py             # measures, an hour or two on two quiet cores, then writes
+    python benchmarks/speed.py --tables    # only writes the page from benchmarks/results/
+
+Each benchmark stores its own table and prints what changed since the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "speed-figures.md"
+SCRIPTS = ("epoch", "large_epoch", "item_count", "minmax_step", "processes", "sampler_memory")
+SCRIPTS += ("evaluation", "attack_step")
+HEAD = """# Figures of speed
+
+Written by `python benchmarks/speed.py` from `benchmarks/results/`. One thread of a CPU unless a row says
+otherwise; no GPU was at hand, so there is no column for one. A ratio is of times taken in turns in one run,
+ours by RecBole's; below 1 is faster than RecBole. See [speed.md](speed.md) for what the keys do.
+"""
+WHY = {
+    "BPR": "What a BPR step adds to that is scattering the gradients of the batch into dense tables and "
+    "the calls of some thirty small operations",
+    "EIIL": "The max player's own forward and backward pass and the terms of its objective come on top, "
+    "all small operations",
+    "LightGCN": "Its sparse products gather a row for each edge and run far below the speed of a dense "
+    "product, whatever the trainer does",
+    "SASRec": "Attention, dropout and the softmax over all items run in the model, which is RecBole's",
+    "DeepFM": "Its linear layers with batch norm and the look-ups field by field run in the model, which "
+    "is RecBole's",
+}
+
+
+def results(name: str):
+    """What a benchmark stored; None before its first run."""
+    file = HERE / "results" / f"{name}.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """In markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def epochs() -> str:
+    """Whole epochs on ml-100k, and where their time goes."""
+    ways = ("AdvTrainer", "tensor", "tensor, fused")
+    found = results("epoch") or []
+    rows = [
+        [row["data"], row["model"], f"{row['RecBole s']:.2f}"]
+        + [f"{row[way]:.2f} ± {row[f'{way} spread']:.2f}" for way in ways]
+        for row in found
+    ]
+    heads = ["data", "model", "RecBole, s", "`recbole` loader", "`tensor`", "`tensor`, fused"]
+    said = [
+        where_it_goes(
+            row, 1000 * row["tensor"] * row["RecBole s"] / row["batches"] * (1 - loader(row))
+        )
+        for row in found
+    ]
+    return "## An epoch on ml-100k\n\n" + table(heads, rows) + "\n" + "".join(said)
+
+
+def loader(row: dict) -> float:
+    """The loader's share of an epoch."""
+    return row["parts"]["loader"]
+
+
+def large_epochs() -> str:
+    """Epochs on 1M and 10M interactions."""
+    rows, said = [], []
+    for row in results("large_epoch") or []:
+        for way, found in row["ways"].items():
+            cells = [row["data"], row["model"], way, f"{found['load s']:.2f}"]
+            cells += [f"{found['step ms']:.1f}", f"{found['epoch s']:.1f}", f"{found['ratio']:.2f}"]
+            rows.append([*cells, f"{found['peak MB']:.0f}" if "peak MB" in found else ""])
+        said.append(where_it_goes(row, row["ways"]["tensor"]["step ms"]))
+    heads = ["data", "model", "way", "loader, s", "step, ms", "epoch, s", "ratio", "peak, MB"]
+    text = (
+        "## An epoch on generated data\n\n1M: 6,000 users x 4,000 items, batches of 2048; 10M: 100,000 "
+        "x 50,000, batches of 8192. An epoch is the loader's time and that of all steps.\n\n"
+    )
+    return text + table(heads, rows) + "\n" + "".join(said)
+
+
+def where_it_goes(row: dict, step_ms: float) -> str:
+    """Two sentences on a row."""
+    parts = ", ".join(f"{name} {100 * max(share, 0):.0f} %" for name, share in row["parts"].items())
+    kind = max(row["bound ms"], key=row["bound ms"].get)
+    least = row["bound ms"][kind]
+    what = {"memory": "Adam's passes over its tables", "arithmetic": "its products"}[kind]
+    why = next(text for name, text in WHY.items() if row["model"].startswith(name))
+    return (
+        f"- {row['data']}, {row['model']}: of `tensor`'s time {parts}. By {what} a step takes "
+        f"{least:.2g} ms at least ({kind}) and it takes {step_ms:.2g}. {why}.\n"
+    )
+
+
+def item_count() -> str:
+    """How the cost of a step grows with the number of items."""
+    rows = results("item_count")
+    return "" if rows is None else "## A step by the number of items\n\n" + rows["markdown"] + "\n"
+
+
+def processes() -> str:
+    """Two processes against one."""
+    rows = results("processes")
+    return "" if rows is None else "## Two processes against one\n\n" + rows["markdown"] + "\n"
+
+
+def minmax() -> str:
+    """What a second player costs."""
+    rows = [
+        [row["what"], row["data"], row["model"], f"{row['ratio']:.2f} ± {row['spread']:.2f}"]
+        for row in results("minmax_step") or []
+    ]
+    text = (
+        "## Min and max against min alone\n\n`epoch, one player` is against RecBole's Trainer.\n\n"
+    )
+    return text + table(["what", "data", "model", "ratio"], rows)
+
+
+def samplers() -> str:
+    """Memory of the samplers."""
+    found = results("sampler_memory")
+    rows = [
+        [name]
+        + [f"{found[which][name]:.1f}" for which in ("RecBole", "tensor")]
+        + [f"{found['ratio'][name]:.3f}"]
+        for name in found["ratio"]
+    ]
+    text = (
+        f"## Samplers\n\n{found['rows']:,} interactions, {found['users']:,} users, {found['items']:,} "
+        "items; `all` with the used items of every user of validation and test.\n\n"
+    )
+    return text + table(["", "RecBole", "ours", "ratio"], rows)
+
+
+def page() -> str:
+    """The whole text."""
+    parts = (HEAD, epochs(), large_epochs(), item_count(), minmax(), processes(), samplers())
+    return "\n".join(part for part in parts if part)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tables", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    for name in () if options.tables else SCRIPTS:
+        print(f"== {name}", flush=True)
+        subprocess.run([sys.executable, "-W", "ignore", str(HERE / f"{name}.py")], check=True)
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()

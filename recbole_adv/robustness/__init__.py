@@ -1,0 +1,1 @@
+"""How much a recommender loses when its embeddings, its training data or its input are attacked."""
