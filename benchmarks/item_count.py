@@ -6,8 +6,9 @@
 BPR of 64 dimensions over 10,000 users, batches of 2048 rows: the users uniform, the positives like
 1 / rank, the negatives uniform. Nothing is loaded: the batches are made before the clock starts. The
 step is that of RecBole's Trainer, of ours without any key, and of ours with ``sparse_embeddings``
-under Adam, Adagrad and SGD. Each measurement has a process of its own, for its peak memory; counts of
-items take turns, several times, and the least time of a turn counts, as others use the machine too.
+under Adam (also where torch is told to ask for huge pages), Adagrad, row-wise Adagrad and SGD. Each
+measurement has a process of its own, for its peak memory; all take turns, several times, and the least
+time of a turn counts, as others use the machine too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ KINDS = {
     "stock": {},
     "dense": {},
     "sparse": {"sparse_embeddings": True},
+    "sparse, huge pages": {"sparse_embeddings": True},
     "sparse, adagrad": {"sparse_embeddings": True, "learner": "adagrad"},
     "sparse, row_adagrad": {"sparse_embeddings": True, "learner": "row_adagrad"},
     "sparse, sgd": {"sparse_embeddings": True, "learner": "sgd"},
@@ -68,6 +70,8 @@ def batches(n_items: int, count: int):
 
 def measure(kind: str, n_items: int, n_steps: int, repetitions: int) -> dict[str, float]:
     """Milliseconds of a step and the peak of the process's memory in MB above that of its imports."""
+    if "huge pages" in kind:
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # torch reads it at its first allocation
     import torch
     from recbole.model.general_recommender import BPR
     from recbole.trainer import Trainer
@@ -116,23 +120,27 @@ def table(counts: list[int], turns: int) -> dict[str, dict[str, dict[str, float]
     return found
 
 
-def show(found: dict, counts: list[int], earlier: dict) -> None:
-    """The rows of the markdown table, and the change of each ratio since the stored one."""
-    first, last = str(counts[0]), str(counts[-1])
-    print(
-        f"| step of | {' | '.join(f'{n:,} items' for n in counts)} | ratio | peak at {counts[-1]:,} |"
-    )
-    print("|---|" + "---|" * (len(counts) + 2))
-    for kind, rows in found.items():
-        cells = [f"{rows[str(n)]['ms']:.2f} ms" for n in counts]
-        ratio = rows[last]["ms"] / rows[first]["ms"]
-        old = earlier.get(kind, {})
-        change = ""
-        if first in old and last in old:
-            was = old[last]["ms"] / old[first]["ms"]
-            change = f" ({100 * (ratio / was - 1):+.0f} %)"
-        memory = f"{rows[last]['peak_mb']:,.0f} MB"
-        print(f"| {kind} | {' | '.join(cells)} | {ratio:.2f}{change} | {memory} |", flush=True)
+def markdown(found: dict, counts: list[int]) -> str:
+    """The table of the docs."""
+    heads = ["step of BPR", *(f"{n:,} items, ms" for n in counts), "ratio", f"MB at {counts[-1]:,}"]
+    rows = [heads, ["---"] * len(heads)]
+    for kind, of in found.items():
+        cells = [f"{of[str(n)]['ms']:.2f}" for n in counts]
+        memory = f"{of[str(counts[-1])]['peak_mb']:,.0f}"
+        rows.append([kind, *cells, f"{ratio(of, counts):.2f}", memory])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def ratio(of: dict, counts: list[int]) -> float:
+    """Of the step at the most items to that at the fewest."""
+    return of[str(counts[-1])]["ms"] / of[str(counts[0])]["ms"]
+
+
+def show_changes(found: dict, earlier: dict, counts: list[int]) -> None:
+    """What became of the stored ratios."""
+    for kind in set(found) & set(earlier):
+        now, was = ratio(found[kind], counts), ratio(earlier[kind], counts)
+        print(f"{kind}: ratio {was:.2f} -> {now:.2f} ({100 * (now / was - 1):+.0f} %)")
 
 
 def main() -> None:
@@ -140,15 +148,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="without 1M items; stores nothing")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=2)
     options = parser.parse_args()
     counts = [10_000, 100_000] if options.quick else [10_000, 100_000, 1_000_000]
-    earlier = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     found = table(counts, options.turns)
-    show(found, counts, earlier)
+    text = markdown(found, counts)
+    print(text)
     if not options.quick:
+        if RESULTS.is_file():
+            show_changes(found, json.loads(RESULTS.read_text())["rows"], counts)
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({"rows": found, "markdown": text}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

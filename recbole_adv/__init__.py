@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from recbole_adv.config import Config
     from recbole_adv.game.penalty import PenaltySchedule
     from recbole_adv.game.player import Player
+    from recbole_adv.launch import run_processes
     from recbole_adv.quick_start import load_data_and_model, objective_function, run_recbole_adv
     from recbole_adv.sweep import run_sweep
     from recbole_adv.technique import Technique
@@ -38,6 +39,7 @@ _HOME = {
     "Technique": "technique",
     "load_data_and_model": "quick_start",
     "objective_function": "quick_start",
+    "run_processes": "launch",
     "run_recbole_adv": "quick_start",
     "run_sweep": "sweep",
 }

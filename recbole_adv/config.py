@@ -12,12 +12,11 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import ModelType
 
-from recbole_adv import discovery
+from recbole_adv import discovery, processes
 from recbole_adv.class_path import path_of
 from recbole_adv.config_check import check_config
 from recbole_adv.errors import ConfigError, RecBoleAdvError
@@ -224,8 +223,7 @@ class Config(RecBoleConfig):
         if wanted and "CUDA_VISIBLE_DEVICES" not in os.environ:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu_id
         final["single_spec"], final["local_rank"] = True, 0
-        use = wanted and torch.cuda.is_available()
-        final["device"] = torch.device("cuda" if use else "cpu")
+        final["device"] = processes.device_of(processes.place(), wanted)
 
     def _set_run_dir(self):
         final = self.final_config_dict

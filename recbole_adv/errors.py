@@ -29,6 +29,10 @@ class TrainingError(RecBoleAdvError, RuntimeError):
     """Training that cannot go on: a non-finite loss, a graph kept from an earlier batch."""
 
 
+class ProcessError(RecBoleAdvError, RuntimeError):
+    """One of several processes that is gone or does not answer."""
+
+
 def suggest(name: str, candidates: Iterable[str]) -> str:
     """``"; did you mean X or Y?"`` for the candidates nearest to ``name``, else an empty string."""
     by_lower = {candidate.lower(): candidate for candidate in candidates}

@@ -12,12 +12,14 @@ import pandas
 from recbole.data import create_dataset
 from recbole.utils import EvaluatorType, init_seed, set_color
 
+from recbole_adv import processes
 from recbole_adv.data.preparation import Prepared, prepare_data
 from recbole_adv.errors import ConfigError, DataError, RecBoleAdvError
 from recbole_adv.evaluation import user_metrics
 from recbole_adv.evaluation.evaluation import with_prefix
 from recbole_adv.evaluation.further_sets import further_tests, further_valids
 from recbole_adv.loader import build_sequences_lazily, tensor_samplers
+from recbole_adv.loader.shares import share_training
 from recbole_adv.run_directory import RunDirectory
 from recbole_adv.trainer import trainer_class
 
@@ -82,7 +84,8 @@ def prepared_run(
         if resume is not None:
             _resume(trainer, resume, new_rates)
         directory.write_config()
-        dataset.prepared.write(directory.path)
+        if processes.is_first():
+            dataset.prepared.write(directory.path)
         with _fields_in_words(config, train_data):
             loaders = train_data, valid_data, test_data
             yield PreparedRun(directory, trainer, *loaders, dataset.prepared)
@@ -114,6 +117,8 @@ def data_and_model(config, load: Callable | None = None):
         )
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     net = config.model_class(config, train_data._dataset).to(config["device"])
+    if processes.rank():  # the model is the same everywhere, what is drawn from now on is not
+        init_seed(processes.own_seed(config["seed"]), config["reproducibility"])
     return dataset, train_data, valid_data, test_data, net
 
 
@@ -127,7 +132,9 @@ def load_data(config):
 def make_loaders(config, dataset, prepared=None):
     """The loaders of the three parts of a dataset; ``prepared``: as in ``prepare_data``."""
     with tensor_samplers(config["train_loader"] == "tensor"):
-        return in_words(config, lambda: prepare_data(config, dataset, prepared)).loaders
+        loaders = in_words(config, lambda: prepare_data(config, dataset, prepared)).loaders
+    share_training(loaders[0], bool(config["drop_last"]))
+    return loaders
 
 
 def load_dataset(config):

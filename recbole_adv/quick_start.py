@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole.utils import set_color
 
-from recbole_adv import checkpoint, ray_session
+from recbole_adv import checkpoint, processes, ray_session
 from recbole_adv.config import Config
 from recbole_adv.data.check import check_dataset
 from recbole_adv.discovery import find_model
@@ -31,6 +31,9 @@ def run_recbole_adv(
 ) -> dict[str, Any]:
     """Train, validate and test a model; RecBole's ``run_recbole`` for every model.
 
+    Where ``torchrun`` has started it, or :func:`recbole_adv.launch.run_processes`, it is one of several
+    processes that train together, and each returns the same.
+
     Args:
         model: a name (ours, RecBole's, or of a class defined in this process), a class,
             ``package.module:Class`` or ``file.py:Class``.
@@ -50,14 +53,52 @@ def run_recbole_adv(
     Raises:
         RecBoleAdvError: one sentence on what is wrong.
     """
-    if resume is None:
-        config = Config(model, dataset, config_file_list, config_dict, command_line)
-    else:
-        resume = _checkpoint_in(resume)
-        named = {key: v for key, v in (("model", model), ("dataset", dataset)) if v is not None}
-        settings = {**(config_dict or {}), **named}
-        config = _resumed_config(resume, config_file_list, settings, command_line)
+    config, resume = configured(model, dataset, config_file_list, config_dict, resume, command_line)
     check_dataset(config)
+    with processes.joined(config["device"]):
+        _agree(config)
+        return _run(config, resume, saved)
+
+
+def configured(
+    model: str | type | None,
+    dataset: str | None,
+    config_file_list: Sequence[str] | None,
+    config_dict: Mapping[str, Any] | None,
+    resume: str | None,
+    command_line: Sequence[str] | None,
+) -> tuple[Config, str | None]:
+    """The configuration that the arguments of :func:`run_recbole_adv` mean, and the checkpoint."""
+    if resume is None:
+        return Config(model, dataset, config_file_list, config_dict, command_line), None
+    resume = _checkpoint_in(resume)
+    named = {key: v for key, v in (("model", model), ("dataset", dataset)) if v is not None}
+    settings = {**(config_dict or {}), **named}
+    return _resumed_config(resume, config_file_list, settings, command_line), resume
+
+
+def _agree(config: Config) -> None:
+    """Of several processes, all write to one place, and only the first one shows what it does."""
+    if processes.count() == 1:
+        return
+    check_writes(config, processes.count())
+    for key in ("run_dir", "checkpoint_dir"):
+        config[key] = processes.from_first(config[key])
+    if not processes.is_first():
+        config["show_progress"] = config["log_wandb"] = False
+
+
+def check_writes(config: Config, n_processes: int) -> None:
+    """Raise :class:`ConfigError` for files of RecBole's that each process would write."""
+    for key in ("save_dataset", "save_dataloaders"):
+        if config[key]:
+            raise ConfigError(
+                f"{key} would write one file from {n_processes} processes at a time; write it by a run "
+                "of one process, or leave it out"
+            )
+
+
+def _run(config: Config, resume: str | None, saved: bool) -> dict[str, Any]:
     with prepared_run(config, resume) as run:
         logger, trainer, progress = getLogger(), run.trainer, config["show_progress"]
         best_valid_score, best_valid_result = trainer.fit(
@@ -81,7 +122,7 @@ def run_recbole_adv(
 def _keep_environments(model, run) -> None:
     """Write what a model has inferred of its training rows, which ``environment_file`` reads."""
     inferred = getattr(model, "inferred_environments", lambda: None)()
-    if inferred is not None:
+    if inferred is not None and processes.is_first():
         write_environments(run.directory.path, run.train_data._dataset, inferred)
 
 

@@ -17,6 +17,7 @@ import colorlog
 import yaml
 from recbole.utils.logger import log_colors_config
 
+from recbole_adv import processes
 from recbole_adv.errors import CheckpointError
 from recbole_adv.trainer.report import finite
 
@@ -38,6 +39,8 @@ class RunDirectory:
     epoch), ``result.json``, ``tensorboard/``, ``model.pth`` (the best model) and ``last.pth`` (the
     end of the last epoch), the last two in ``checkpoint_dir`` if that is set.
 
+    Of several processes the first one writes; the others say what is an error.
+
     Raises:
         CheckpointError: if it cannot be written.
     """
@@ -49,6 +52,9 @@ class RunDirectory:
     @contextmanager
     def created(self) -> Iterator[None]:
         """The directories, inside; gone again if the run fails before its first epoch has ended."""
+        if not processes.is_first():
+            yield
+            return
         folders = {key: Path(self.config[key]) for key in ("run_dir", "checkpoint_dir")}
         new = [p for f in folders.values() for p in (f, *f.parents) if not p.exists()]
         before, trained = self._written_early(), self._trained()
@@ -105,7 +111,11 @@ class RunDirectory:
                 log_colors=log_colors_config,
             )
         )
-        file = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        file: logging.Handler = logging.NullHandler()
+        if processes.is_first():
+            file = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        else:
+            level = "ERROR"
         file.setFormatter(
             _PlainFormatter("%(asctime)-15s %(levelname)s  %(message)s", "%a %d %b %Y %H:%M:%S")
         )
@@ -145,6 +155,8 @@ class RunDirectory:
         self._write("result.json", json.dumps(finite(result), indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
+        if not processes.is_first():
+            return
         aside = self.path / f"{name}.tmp"
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, self.path / name)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from recbole_adv import processes
 from recbole_adv.config import Config
 from recbole_adv.errors import CheckpointError, ConfigError
 from recbole_adv.evaluation.summary import as_markdown, means_and_errors, table_of
@@ -53,6 +54,7 @@ def run_seeds(
 
     seeds: as for :func:`seeds_of`.   Returns what is in ``result.json``, and ``run_dir``.
     """
+    processes.check_alone("--seeds")
     config = Config(model, dataset, config_file_list, config_dict, command_line)
     numbers = seeds_of(seeds, config["seed"])
     if "checkpoint_dir" in config.external_config_dict:
@@ -84,6 +86,7 @@ def run_seeds(
 
 def resume_seeds(folder: str | Path, saved: bool = True) -> dict[str, Any]:
     """Go on with a directory of :func:`run_seeds`: runs that ended are not run again."""
+    processes.check_alone("--seeds")
     file = Path(folder) / SEEDS_FILE
     try:
         numbers = [int(seed) for seed in json.loads(file.read_text(encoding="utf-8"))["seeds"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recbole_adv import processes
 from recbole_adv.environment.assignment import EnvironmentAssignment
 from recbole_adv.environment.source import mass_quantiles
 from recbole_adv.objective import kmeans_1d
@@ -22,7 +23,8 @@ class RevisedAssignment(EnvironmentAssignment):
     them.
 
     figure: one of FIGURES; interval: epochs from one revision to the next.
-    Buffer: seen [N], nan for a row that has had no turn yet, which stays where it is.
+    Buffers: seen [N], nan for a row that has had no turn yet, which stays where it is; fresh [N], in
+    no checkpoint: rows that this one of several processes has seen.
     """
 
     seen: Tensor
@@ -39,12 +41,26 @@ class RevisedAssignment(EnvironmentAssignment):
         super().__init__(len(environment), n_environments, environment)
         self.figure, self.interval, self.balanced = figure, interval, balanced
         self.register_buffer("seen", torch.full((len(environment),), torch.nan))
+        self.register_buffer(
+            "fresh", torch.zeros(len(environment), dtype=torch.bool), persistent=False
+        )
 
     @torch.no_grad()
     def see(self, row_idx: Tensor, loss: Tensor, gradient: Tensor) -> None:
         """Note the figures of a batch.   row_idx, loss, gradient: [B]."""
         value = loss if self.figure == "loss" else gradient
         self.seen[row_idx] = value.detach().to(self.seen)
+        if processes.count() > 1:
+            self.fresh[row_idx] = True
+
+    @torch.no_grad()
+    def merge_processes_(self) -> None:
+        """Take each row's figure from the process that has seen it since the last time."""
+        counts = self.fresh.to(self.seen)
+        figures = torch.where(self.fresh, self.seen, 0.0)
+        counts, figures = processes.sum_(torch.stack([counts, figures]))
+        self.seen.copy_(torch.where(counts > 0, figures / counts.clamp(min=1), self.seen))
+        self.fresh.zero_()
 
     @torch.no_grad()
     def revise(self, epoch: int) -> int:

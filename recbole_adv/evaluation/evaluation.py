@@ -10,6 +10,7 @@ import pandas
 import torch
 from recbole.utils import EvaluatorType
 
+from recbole_adv import processes
 from recbole_adv.errors import ConfigError
 from recbole_adv.evaluation import metrics as scoring
 from recbole_adv.evaluation.groups import Grouping, groupings
@@ -81,7 +82,9 @@ class Evaluation:
             self.of_users = table_of_users(names_of_users(loader)[part.rows.numpy()], values)
         data = {"rec.topk": table, "rec.items": ranking.item, **self._of_training(trainer)}
         if collector is not None:
-            data["rec.meanrank"] = collector.get_data_struct().get("rec.meanrank")
+            struct = collector.get_data_struct()
+            own = struct["rec.meanrank"] if "rec.meanrank" in struct else None
+            data["rec.meanrank"] = processes.joined_rows(own)
         result = self.metrics(data)
         for grouping in self.groupings(trainer):
 
@@ -118,16 +121,21 @@ class Evaluation:
             labels.append(rows[self.config["LABEL_FIELD"]].cpu())
             for grouping in self.groupings(trainer):
                 groups[grouping.name].append(grouping.of(rows.to("cpu")))
-        data = {"rec.score": torch.cat(scores), "data.label": torch.cat(labels)}
+        data = {"rec.score": _joined(scores), "data.label": _joined(labels)}
         result = self.metrics(data)
         for grouping in self.groupings(trainer):
 
             def data_of(member):
                 return {name: values[member] for name, values in data.items()}
 
-            group = torch.cat(groups[grouping.name])
+            group = _joined(groups[grouping.name])
             result |= scoring.by_group(self.metrics_of_groups, grouping, group, data_of)
         return result
+
+
+def _joined(batches: list[torch.Tensor]) -> torch.Tensor:
+    """The rows of all batches, of all processes."""
+    return processes.joined_rows(torch.cat(batches) if batches else None)
 
 
 def _check_label(grouping: Grouping, valid_metric: str) -> None:

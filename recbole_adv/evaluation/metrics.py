@@ -17,14 +17,32 @@ from recbole.evaluator.metrics import AveragePopularity, TailPercentage
 from recbole.evaluator.register import metric_information, smaller_metrics
 from torch import Tensor
 
+from recbole_adv import processes
 from recbole_adv.evaluation.groups import Grouping
 from recbole_adv.evaluation.part import Part
 from recbole_adv.evaluation.ranking import Ranking
 
 POPULARITY = ("averagepopularity", "giniindex", "itemcoverage", "tailpercentage")
 """What ``popularity_metrics`` adds."""
+_COLLECTED = ("rec.items", "rec.topk", "rec.meanrank", "rec.score", "data.label")
+"""What RecBole collects row by row."""
 _OF_ROWS = ({"rec.topk"}, {"rec.score", "data.label"})
 """What a metric may need to be one of each row, so that it has a meaning for some of them."""
+
+
+class JoinedEvaluator:
+    """RecBole's Evaluator, on the rows that all processes have collected."""
+
+    def __init__(self, stock: Evaluator):
+        self.stock = stock
+
+    def evaluate(self, struct: DataStruct) -> Mapping[str, float]:
+        """RecBole's method; every process must call it."""
+        for name in _COLLECTED:
+            rows = processes.joined_rows(struct[name] if name in struct else None)
+            if rows is not None:
+                struct.set(name, rows)
+        return self.stock.evaluate(struct)
 
 
 class ByItem:

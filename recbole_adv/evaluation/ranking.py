@@ -12,12 +12,19 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_adv import processes
 from recbole_adv.evaluation.part import Pairs, Part
+from recbole_adv.loader.shares import own_block
 
 _BYTES_OF_A_SCORE = 8
 """A score, and what a model needs besides to make it."""
 _BYTES_OF_A_RANK = 56
 """The same where RecBole sorts all scores of a user, as GAUC needs them."""
+
+
+_ROWS_ON_CPU = 1536
+"""Rows of a call of ``predict`` on a CPU, at most: what the layers of most models make of more no
+longer fits into the cache (benchmarks/predict_rows.py)."""
 
 
 class Ranking(NamedTuple):
@@ -39,7 +46,8 @@ class Scorer:
     """
 
     def __init__(self, model, device, loader, batch: int):
-        self.model, self.device, self.loader, self.batch = model, device, loader, batch
+        self.model, self.device, self.loader = model, device, loader
+        self.batch = min(batch, _ROWS_ON_CPU) if torch.device(device).type == "cpu" else batch
         self.n_items: int = loader._dataset.item_num
         self._items: Interaction | None = None
 
@@ -70,30 +78,29 @@ class Scorer:
         n_items = math.ceil(self.n_items / math.ceil(self.n_items / self.batch))
         scores: Tensor | None = None
         for first in range(0, n_rows, at_once):
+            last = min(first + at_once, n_rows)
+            users = _repeated(interaction, slice(first, last), n_items)
             for low in range(0, self.n_items, n_items):
-                users = slice(first, min(first + at_once, n_rows))
-                items = slice(low, min(low + n_items, self.n_items))
-                part = self._one_call(interaction, users, items)
+                part = self._one_call(users, last - first, low, min(low + n_items, self.n_items))
                 if scores is None:
                     scores = part.new_empty(n_rows, self.n_items)
-                scores[users, items] = part
+                scores[first:last, low : low + n_items] = part
         assert scores is not None
         return scores
 
-    def _one_call(self, interaction: Interaction, users: slice, items: slice) -> Tensor:
-        """Scores of some items for some users.   Returns [users, items]."""
-        n_users, n_items = users.stop - users.start, items.stop - items.start
+    def _one_call(self, users: dict[str, Tensor], n_users: int, low: int, high: int) -> Tensor:
+        """Scores of the items low..high-1 for some users.   Returns [n_users, high - low]."""
         assert self._items is not None
-        columns = {
-            name: value[users].repeat_interleave(n_items, dim=0)
-            for name, value in interaction.interaction.items()
-        }
+        columns = {name: value[: n_users * (high - low)] for name, value in users.items()}
         for name, value in self._items.interaction.items():
-            value = value[items]
-            columns[name] = (
-                value if n_users == 1 else value.repeat(n_users, *[1] * (value.dim() - 1))
-            )
-        return self.model.predict(Interaction(columns)).reshape(n_users, n_items)
+            part = value[low:high]
+            columns[name] = part if n_users == 1 else part.repeat(n_users, *[1] * (part.dim() - 1))
+        return self.model.predict(Interaction(columns)).reshape(n_users, high - low)
+
+
+def _repeated(interaction: Interaction, users: slice, times: int) -> dict[str, Tensor]:
+    """The columns of some users, each user's ``times`` times, one after the other."""
+    return {k: v[users].repeat_interleave(times, dim=0) for k, v in interaction.interaction.items()}
 
 
 def hide(scores: Tensor, part: Part, low: int, high: int) -> None:
@@ -141,12 +148,17 @@ def rows_at_once(memory_mb: int | None, loader, whole_ranks: bool) -> int:
 
 
 def chunks(trainer, loader, part: Part, n_rows: int, show: bool) -> Iterator[tuple[int, Tensor]]:
-    """(first row, scores [B, I]) of the part, chunk by chunk; n_rows: of a chunk."""
+    """(first row, scores [B, I]) of the part, chunk by chunk; n_rows: of a chunk.
+
+    Of several processes each has a block of the chunks.
+    """
     if not isinstance(loader, FullSortEvalDataLoader):
         yield from _sampled(trainer, loader, show)
         return
     scorer = Scorer(trainer.model, trainer.device, loader, trainer.test_batch_size)
     starts = range(0, len(part), n_rows)
+    block = own_block(len(starts))
+    starts = starts[block.start : block.stop]
     for low in tqdm(starts, ncols=100, desc="Evaluate") if show else starts:
         rows = part.rows[low : low + n_rows]
         scores = scorer.full(rows)
@@ -157,7 +169,7 @@ def chunks(trainer, loader, part: Part, n_rows: int, show: bool) -> Iterator[tup
 def _sampled(trainer, loader, show: bool) -> Iterator[tuple[int, Tensor]]:
     """RecBole's own scoring of the candidates that it draws."""
     trainer.tot_item_num = loader._dataset.item_num
-    low = 0
+    low = own_block(math.ceil(loader.sample_size / loader.step)).start * loader.step
     for batch in tqdm(loader, ncols=100, desc="Evaluate") if show else loader:
         _, scores, _, _ = trainer._neg_sample_batch_eval(batch)
         yield low, scores
@@ -173,16 +185,21 @@ def rank(
     show: bool = False,
     look: Callable[[Tensor, Tensor, Tensor], Any] | None = None,
 ) -> Ranking:
-    """The best k items of every row of a part.
+    """The best k items of every row of a part, whichever process has ranked it.
 
     n_rows: how many are scored at once; look: is shown all scores of each chunk [B, I], and row and
     item of its targets.
     """
     item = torch.empty(len(part), k, dtype=torch.int64)
     target = torch.empty_like(item)
+    own: range | None = None
     for low, scores in chunks(trainer, loader, part, n_rows, show):
         high = low + len(scores)
         if look is not None:
             look(scores, *_index(part.targets, low, high, scores.device))
         item[low:high], target[low:high] = best(scores, part, low, k)
-    return Ranking(item, target)
+        own = range(low if own is None else own.start, high)
+    if processes.count() == 1:
+        return Ranking(item, target)
+    tables = (None if own is None else t[own.start : own.stop] for t in (item, target))
+    return Ranking(*map(processes.joined_rows, tables))

@@ -101,6 +101,15 @@ def min_max_players(model: nn.Module, max_modules: Sequence[str]) -> tuple[Playe
     )
 
 
+def graphs_apart(calculate_joint: Callable) -> Callable:
+    """Marks a ``calculate_joint`` whose losses share values, but no node that a backward goes through.
+
+    Each graph is then freed by its own backward. A subclass that overrides the method marks its own.
+    """
+    calculate_joint.graphs_are_apart = True
+    return calculate_joint
+
+
 def check_players(model: nn.Module, players: Sequence[Player]) -> None:
     """Each trainable parameter has exactly one owner, and each player a way to move."""
     names = [player.name for player in players]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from recbole_adv.loader.completion import Columns, TrainCompletion, TripleCompletion
 from recbole_adv.loader.device_rows import DeviceRows
+from recbole_adv.loader.shares import batch_sizes, own_rows, own_size
 
 _AHEAD = 2**17  # numbers that are taken or drawn for several batches by one call
 
@@ -60,14 +60,23 @@ class TensorLoader:
         self.stock.get_model(model)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.stock.step)
+        return len(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each batch, of all processes together."""
+        shared = getattr(self.stock.batch_sampler, "sizes", None)
+        return batch_sizes(len(self.rows), self.stock.step) if shared is None else shared
 
     def __iter__(self) -> Iterator[Interaction]:
         self.rows.refresh()
         if self.complete is not None:
             self.complete.refresh()
-        for place in self._order().split(self._ahead()):
-            for columns, negatives in self._batches(place):
+        place, sizes = own_rows(self._order(), self.sizes), list(map(own_size, self.sizes))
+        for first in range(0, len(sizes), self._ahead()):
+            at_once = sizes[first : first + self._ahead()]
+            taken, place = place[: sum(at_once)], place[sum(at_once) :]
+            for columns, negatives in self._batches(taken, at_once):
                 columns = self.rows.with_sequences(columns)
                 if self.complete is not None:
                     columns = self.complete(columns, negatives)
@@ -79,19 +88,17 @@ class TensorLoader:
                 yield Interaction(columns)
 
     def _ahead(self) -> int:
-        """Rows that are taken at once, those of whole batches."""
-        step = self.stock.step
+        """Batches that are taken at once."""
         size = 1 + (self.complete.n_negatives if self.complete is not None else 0)
-        return max(_AHEAD // (size * step), 1) * step
+        return max(_AHEAD // (size * self.stock.step), 1)
 
-    def _batches(self, place: Tensor) -> Iterator[tuple[Columns, Tensor | None]]:
+    def _batches(self, place: Tensor, sizes: list[int]) -> Iterator[tuple[Columns, Tensor | None]]:
         """The rows at some places of the epoch, batch by batch, and negatives drawn ahead."""
-        step = self.stock.step
         taken = self.rows.take(place if self.index_of is None else self.index_of(place))
         negatives: Iterable[Tensor | None] = itertools.repeat(None)
         if self.complete is not None and self.complete.alone and self.complete.n_negatives:
-            negatives = self.complete.negatives(taken).split(step)
-        for values, drawn in zip(zip(*(v.split(step) for v in taken.values())), negatives):
+            negatives = self.complete.negatives(taken).split(sizes)
+        for values, drawn in zip(zip(*(v.split(sizes) for v in taken.values())), negatives):
             yield dict(zip(taken, values)), drawn
 
     def _order(self) -> Tensor:

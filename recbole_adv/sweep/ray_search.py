@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
 
 from recbole_adv.sweep.ledger import Record
 from recbole_adv.sweep.plan import Plan, setting_id
@@ -110,9 +115,16 @@ def default_grace(sweep: Sweep) -> int:
 def _pbt(sweep: Sweep) -> Any:
     """Population based training (Jaderberg et al., 2017).
 
-    Synchronous: members wait for each other, so that the same seed gives the same result.
+    Synchronous: members wait for each other, so that the same seed gives the same result. Ray draws
+    from the global generators, of which other threads of Ray draw, too, as often as their timing has
+    it; each round therefore begins with a seed of its own.
     """
     from ray.tune.schedulers import PopulationBasedTraining
+
+    class SeededTraining(PopulationBasedTraining):
+        def on_trial_result(self, tune_controller, trial, result):
+            with _seeded(f"{plan.seed} {result.get('epochs')}"):
+                return super().on_trial_result(tune_controller, trial, result)
 
     plan, options = sweep.plan, sweep.options
     space = plan.space
@@ -122,7 +134,7 @@ def _pbt(sweep: Sweep) -> Any:
         codes.update({name: space.dimensions[name].inside(codes[name]) for name in codes})
         return config
 
-    return PopulationBasedTraining(
+    return SeededTraining(
         time_attr="epochs",
         metric="valid_score",
         mode="max" if plan.bigger else "min",
@@ -131,6 +143,19 @@ def _pbt(sweep: Sweep) -> Any:
         custom_explore_fn=inside,
         synch=True,
     )
+
+
+@contextmanager
+def _seeded(seed: str) -> Iterator[None]:
+    """Python's and numpy's global generators from a seed on, inside."""
+    before = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(random.getrandbits(32))
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 def _mutations(space: Space) -> dict[str, Any]:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import io
-import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from recbole_adv.model_state import random_state, set_random_state
 from recbole_adv.sweep.data_cache import clear_cache
 from recbole_adv.sweep.ledger import read_schedule
 from recbole_adv.sweep.plan import Job
@@ -91,20 +87,7 @@ class RayTool:
                 self._connection.enter_context(connected(options))
                 self._taken = resources(options, use_gpu)
             tuner = _tuner(self.sweep, param_space, searcher, samples, self._taken, with_scheduler)
-            with _seeded(self.sweep.plan.seed):
-                tuner.fit()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Population based training draws from the global generators."""
-    before = random_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        set_random_state(before)
+            tuner.fit()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from recbole_adv import checkpoint
+from recbole_adv import checkpoint, processes
 from recbole_adv.config import Config
 from recbole_adv.errors import CheckpointError, ConfigError, DataError, TrainingError
 from recbole_adv.prepared_run import prepared_run
@@ -54,6 +54,7 @@ def run_sweep(
         RecBoleAdvError: one sentence on what is wrong; of settings that fail there is one only if all
             of them do.
     """
+    processes.check_alone("a sweep")
     chosen = Options(**options)
     config = Config(model, dataset, config_file_list, config_dict, command_line)
     space = _space(config, params_file, params_dict)

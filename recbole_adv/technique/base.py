@@ -39,10 +39,12 @@ class Technique:
             one of its own. ``<player>_techniques`` says otherwise.
         tolerates_nonfinite: the engine does not stop at a loss of nan or inf, of any player; the
             technique acts, in ``between_batches``.
+        state_is_of_process: where several processes train, each has a state of its own.
     """
 
     concerns: ClassVar[str] = "first"
     tolerates_nonfinite: ClassVar[bool] = False
+    state_is_of_process: ClassVar[bool] = False
 
     def attach(self, trainer: AdvTrainer, player: Player) -> None:
         """Called once, before training or resuming. Refuse here, by a ConfigError, what cannot work."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from recbole_adv import processes
+from recbole_adv.errors import ConfigError
 from recbole_adv.game.lazy_rows import LazyRows
 from recbole_adv.technique.base import Step, Technique, gradient_values
 from recbole_adv.technique.lazy_average import LazyAverage, log_of
@@ -89,6 +91,11 @@ class Ema(Technique):
         named = trainer.model.named_parameters()
         self.tensors = {name: p for name, p in named if id(p) in own and p.is_floating_point()}
         if self.buffers == "average":
+            if processes.count() > 1:
+                raise ConfigError(
+                    "ema_buffers: average follows BatchNorm's statistics step by step, which several "
+                    f"processes share once an epoch, got {processes.count()} processes; write copy"
+                )
             self.tensors |= _saved_buffers(trainer.model)
 
     def before_epoch(self, epoch: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class EmbeddingAttack(Technique):
     The arguments are explained in properties/technique/embedding_attack.yaml and, with formulas, in
     docs/techniques/embedding-attack.md. None takes the preset's value.
     """
+
+    state_is_of_process: ClassVar[bool] = True  # moves that are kept, on the rows of its batches
 
     preset: str = "apr"
     targets: list[str] | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from recbole_adv import processes
 from recbole_adv.technique.divergence import (
     FULL,
     MICRO,
@@ -125,6 +126,6 @@ class LossWatch:
 
 
 def _numbers(parts: list[Tensor]) -> list[float]:
-    """Losses of one device as Python's numbers, by one transfer."""
+    """Losses of one device as Python's numbers, by one transfer; their means over the processes."""
     scalars = [(part.sum() if part.dim() else part).float() for part in parts]
-    return torch.stack(scalars).tolist() if scalars else []
+    return processes.mean(torch.stack(scalars).tolist()) if scalars else []

@@ -8,12 +8,16 @@ from time import time
 import torch
 from recbole.trainer import Trainer
 
+from recbole_adv import processes
+from recbole_adv.evaluation.metrics import JoinedEvaluator
+from recbole_adv.game.compiled_loss import compiled
 from recbole_adv.game.optimizer import optimizer_of
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player, only_player
 from recbole_adv.game.schedule import Schedule, schedule_of
 from recbole_adv.loader import training_loader
 from recbole_adv.objective.parts import flat
+from recbole_adv.trainer.averaging import agree_on_buffers, start_together
 from recbole_adv.trainer.game_loop import GameLoop, Joint, call_hook
 from recbole_adv.trainer.report import Report
 from recbole_adv.trainer.run_state import RunStateMixin
@@ -48,6 +52,8 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
         self.schedule: Schedule = self._schedule(config, model)
         with self._files_in_run_dir(config):
             super().__init__(config, model)
+        if processes.count() > 1:
+            self.evaluator = JoinedEvaluator(self.evaluator)
         self.optimizers = {
             player.name: self._build_optimizer(player=player)
             for player in self.players[1:]
@@ -66,7 +72,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
             self.schedule,
             self._engine(config, model),
             progress,
-            config["seed"],
+            processes.own_seed(config["seed"]),
             self.device,
             bool(config["drop_last"]),
             self._renew_first,
@@ -80,6 +86,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
             self.loop.engine.gradients.sparse_tables = SparseTables(model, self.players)
         self.report = Report(self)
         self.best_epoch: int | None = None
+        self._compiled = compiled(self.players[0].loss) if config["compile"] else None
         self._weights_loaded = self._attached = False
         self._epoch: int | None = None
 
@@ -128,13 +135,18 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
 
     def _turns(self, loss_func=None) -> dict[str, Turn]:
         """A Turn for each player, over the optimizers of this moment: RecVAETrainer swaps them."""
-        turns = {}
+        turns, own = {}, self.players[0].loss
         for player in self.players:
             first = player is self.players[0]
+            loss = player.loss
+            if first and loss_func is not None and loss_func != own:
+                loss = loss_func
+            elif first and self._compiled is not None:
+                loss = self._compiled
             turns[player.name] = Turn(
                 player,
                 self.optimizer if first else self.optimizers.get(player.name),
-                loss_func if first and loss_func is not None else player.loss,
+                loss,
                 scaler=self.scalers.get(player.name),
                 techniques=list(self.techniques[player.name].values()),
                 stream=self.loop.streams.get(player.name),
@@ -210,6 +222,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
 
         Returns RecBole's sum over the batches of the first player's loss, a tuple for several parts.
         """
+        start_together(self.model)  # hooks of the model may have drawn random weights
         self.model.train()
         self._weights_loaded = False
         if epoch_idx != self._epoch:
@@ -223,4 +236,5 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
         losses = self.loop.run(
             train_data, epoch_idx, self._turns(loss_func), self._joint(), first_alone, show_progress
         ).losses
+        agree_on_buffers(self.model)
         return losses if len(losses) > 1 else sum(losses)

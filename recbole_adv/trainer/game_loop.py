@@ -7,15 +7,15 @@ from time import time
 from typing import Any
 
 import torch
-from recbole.data.dataloader import KnowledgeBasedDataLoader
-from recbole.utils import KGDataLoaderState, set_color
+from recbole.utils import set_color
 from torch import nn
 from tqdm import tqdm
 
-from recbole_adv.errors import ConfigError, DataError
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player
 from recbole_adv.game.schedule import Schedule
+from recbole_adv.loader.shares import weights
+from recbole_adv.trainer.own_batches import OwnBatches, on_device
 from recbole_adv.trainer.random_stream import RandomStream
 from recbole_adv.trainer.statistics import PlayerStatistics
 from recbole_adv.trainer.step import StepEngine
@@ -78,7 +78,7 @@ class GameLoop:
         """Forget what belongs to the last epoch."""
         self.statistics = {p.name: PlayerStatistics(p.maximises) for p in self.players}
         self._passes_of_turn = dict.fromkeys(self.turns_taken, 0)
-        self._fresh: dict[str, Iterator] = {}
+        self._own_batches = OwnBatches(self.device)
         self._shown = 0.0
 
     def run(
@@ -103,6 +103,8 @@ class GameLoop:
         for turn in turns.values():
             self.engine.finish(turn)
         self._between_batches()
+        for statistics in (*self.statistics.values(), first):
+            statistics.agree()
         self.turns = {}  # the next ones may have other optimizers
         return first
 
@@ -112,13 +114,13 @@ class GameLoop:
             call_hook(self.model, "on_phase_start", names[0], epoch)
         batches = self._bar(train_data, epoch, names) if show_progress else train_data
         n_batches, full = max(len(train_data), 1), 0
-        for index, batch in enumerate(batches):
+        for index, (batch, weight) in enumerate(zip(batches, weights(train_data))):
             full = max(full, len(batch))
             if self.drop_last and len(batch) < full:
                 continue
-            batch = self._to_device(batch)
+            batch = on_device(batch, self.device)
             movers = self._movers(names, epoch)
-            moves = list(self._move(movers, turns, batch, joint, train_data))
+            moves = list(self._move(movers, turns, (batch, weight), joint, train_data))
             for name, outcome in moves:
                 self.statistics[name].add(outcome)
                 if name == self.first:
@@ -162,9 +164,12 @@ class GameLoop:
             self.turns_taken[name] += self.schedule.turns[name].unit == "step"
         return movers
 
-    def _move(self, movers, turns, batch, joint, train_data) -> Iterator[tuple[str, Outcome]]:
+    def _move(self, movers, turns, weighted, joint, train_data) -> Iterator[tuple[str, Outcome]]:
         """Every mover's steps on this batch: together on one graph where that is possible."""
         together: list[str] = []
+        batch, weight = weighted
+        for name in movers:
+            turns[name].weight = weight
         if joint is not None and len(movers) > 1:
             together = [name for name in movers if self._may_share(turns[name])]
             if len(together) > 1:
@@ -176,38 +181,13 @@ class GameLoop:
             own = self.schedule.turns[name]
             steps = 1 if own.unit == "epoch" else own.steps
             for _ in range(name in together, steps):
-                data = batch if own.data == "same" else self._other_data(name, own.data, train_data)
+                data = batch if own.data == "same" else None
+                if own.data == "fresh":
+                    data, turns[name].weight = self._own_batches.next(name, train_data)
                 yield name, self.engine.run(turns[name], data)
 
     def _may_share(self, turn: Turn) -> bool:
         return turn.player.move is None and self.schedule.turns[turn.player.name].data == "same"
-
-    # --- data -----------------------------------------------------------------------------------
-
-    def _to_device(self, batch):
-        """RecBole copies the dict of a batch also where nothing has to move."""
-        if next(iter(batch.interaction.values())).device == self.device:
-            return batch
-        return batch.to(self.device)
-
-    def _other_data(self, name: str, data: str, train_data):
-        """A batch of the player's own, from a second reading of the loader, or none."""
-        if data == "none":
-            return None
-        knowledge = isinstance(train_data, KnowledgeBasedDataLoader)
-        if knowledge and train_data.state == KGDataLoaderState.RSKG:
-            raise ConfigError(
-                f"{name}_data: fresh does not work with a knowledge graph, whose loader cannot be "
-                "read twice at a time; write same"
-            )
-        for _ in range(2):
-            if name not in self._fresh:
-                self._fresh[name] = iter(train_data)
-            batch = next(self._fresh[name], None)
-            if batch is not None:
-                return self._to_device(batch)
-            del self._fresh[name]
-        raise DataError("the training data has no batch; check the filters of the dataset")
 
     # --- the progress bar -----------------------------------------------------------------------
 

@@ -89,17 +89,23 @@ class Gradients:
             turn.loss = own
 
     def together(self, turns: Sequence[Turn], joint: Joint, batch: Any) -> Mapping[str, Loss]:
-        """Fill the gradients of several players from one forward pass, each only into its own."""
+        """Fill the gradients of several players from one forward pass, each only into its own.
+
+        Under :func:`~recbole_adv.game.player.graphs_apart` no graph has to be kept.
+        """
         for turn in turns:
             if not turn.waiting:
                 _forget_gradients(turn)
         begun = sequence_number()
         with self._guarded(self.model.parameters(), "calculate_joint"), self.autocast():
             losses = joint(batch)
+        method = getattr(self.model, "calculate_joint", None)
+        apart = getattr(method, "graphs_are_apart", False)
         for turn in turns:
             loss = losses[turn.player.name]
             self._check_finite(turn, loss)
-            self._backward(turn, total(loss), begun, retain_graph=turn is not turns[-1])
+            keep = turn is not turns[-1] and not apart
+            self._backward(turn, total(loss), begun, retain_graph=keep)
             self._settle(turn, batch)
         return losses
 
@@ -121,6 +127,8 @@ class Gradients:
 
     def _backward(self, turn: Turn, loss: Tensor, begun: int, retain_graph: bool = False) -> None:
         """Fill the player's gradients; ``begun`` is autograd's number where the forward began."""
+        if turn.weight != 1.0:
+            loss = turn.weight * loss
         if turn.scaler is not None:
             loss = turn.scaler.scale(loss)
         # Restricting backward to the owner's parameters costs a walk of the graph, which one

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from recbole.utils import dict2str, set_color
 
+from recbole_adv import processes
+
 
 class Report:
     """Collects the figures of an epoch and writes them to wherever they are wanted.
@@ -87,7 +89,7 @@ class Report:
     def write(self) -> None:
         """Append the epoch to metrics.jsonl in the run's directory."""
         run_dir = self.trainer.config["run_dir"]
-        if not run_dir or not self._line:
+        if not run_dir or not self._line or not processes.is_first():
             return
         with open(os.path.join(run_dir, "metrics.jsonl"), "a", encoding="utf-8") as file:
             file.write(json.dumps(finite(self._line)) + "\n")

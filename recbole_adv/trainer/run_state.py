@@ -14,9 +14,15 @@ import torch
 from recbole.utils import set_color
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_adv import checkpoint
+from recbole_adv import checkpoint, processes
 from recbole_adv.errors import CheckpointError
 from recbole_adv.model_state import random_state, set_random_state
+from recbole_adv.trainer.process_state import (
+    NoTensorBoard,
+    best_state,
+    states_of_processes,
+    take_back_own,
+)
 
 OUR_KEY = "recbole_adv"
 """The key of a checkpoint that holds what RecBole's does not."""
@@ -37,11 +43,14 @@ class RunStateMixin:
         """
         run_dir = config["run_dir"]
         stock = recbole_trainer.get_tensorboard
-        if run_dir:
+        if not processes.is_first():
+            recbole_trainer.get_tensorboard = lambda logger: NoTensorBoard()
+        elif run_dir:
             recbole_trainer.get_tensorboard = lambda logger: SummaryWriter(
                 os.path.join(run_dir, "tensorboard")
             )
         try:
+            os.makedirs(config["checkpoint_dir"], exist_ok=True)  # RecBole's fails where two do it
             yield
         except OSError as error:
             raise CheckpointError(
@@ -100,6 +109,7 @@ class RunStateMixin:
                 "random": random_state(),
                 "loaders": {name: g.get_state() for name, g in self._generators().items()},
                 "model_class": type(self.model).__name__,
+                **states_of_processes(self),
             },
         }
 
@@ -113,7 +123,7 @@ class RunStateMixin:
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Write the state aside and rename it; RecBole's method."""
         file = kwargs.pop("saved_model_file", self.saved_model_file)
-        checkpoint.save(self._state(epoch), file)
+        self._write(epoch, file)
         self._saved_epoch = epoch
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {file}")
@@ -129,16 +139,21 @@ class RunStateMixin:
         last = stopped or epoch + 1 == self.epochs
         if not interval or ((epoch + 1) % interval and not last):
             return
-        if getattr(self, "_saved_epoch", None) == epoch:
+        if getattr(self, "_saved_epoch", None) != epoch:
+            self._write(epoch, self.last_file)
+        elif processes.is_first():
             checkpoint.copy(self.saved_model_file, self.last_file)
-        else:
-            checkpoint.save(self._state(epoch), self.last_file)
+
+    def _write(self, epoch: int, file: str) -> None:
+        state = self._state(epoch)
+        if processes.is_first():
+            checkpoint.save(state, file)
 
     # --- reading --------------------------------------------------------------------------------
 
     def _load_weights(self, file: str) -> None:
         """Put the weights of a checkpoint into the model."""
-        state = checkpoint.load(file, map_location=self.device)
+        state = best_state(file, self.device)
         checkpoint.load_weights(self.model, state, file)
         self.logger.info("Loading the model of epoch %s from %s", state.get("epoch"), file)
 
@@ -171,6 +186,7 @@ class RunStateMixin:
 
     def _take_back(self, ours: dict[str, Any], file: str) -> None:
         layout = {p.name: len(p.parameters) for p in self.players}
+        take_back_own(ours, file)
         if ours["players"] != layout:
             raise CheckpointError(
                 f"{file} was written for the players {ours['players']} (with their numbers of "

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from recbole_adv import processes
 from recbole_adv.evaluation.evaluation import Evaluation, evaluation_of, score_of, with_prefix
+from recbole_adv.loader.shares import block_of
 
 
 class SelectionMixin:
@@ -87,10 +89,12 @@ class SelectionMixin:
             self._weights_loaded = True
         # A checkpoint holds the weights that were validated.
         weights = nullcontext() if self._weights_loaded else self._evaluation_weights()
-        with weights:
-            if self.evaluation is None:
+        with weights, block_of(eval_data):
+            if self.evaluation is None and len(eval_data) == 0:  # RecBole would leave here
+                result = self.evaluator.evaluate(self.eval_collector.get_data_struct())
+            elif self.evaluation is None:
                 result = super().evaluate(eval_data, False, show_progress=show_progress)
             else:
                 result = self.evaluation(self, eval_data, show_progress)
                 self.wandblogger.log_eval_metrics(result, head="eval")
-        return {name: float(value) for name, value in result.items()}
+        return processes.from_first({name: float(value) for name, value in result.items()})

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 from logging import getLogger
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from recbole_adv.errors import ConfigError
 from recbole_adv.game.player import Player
 from recbole_adv.technique.attack.tables import Table, embedding_tables
 
 _WHOLE = "read as a whole"
-_EVERY_ROW = "looked up row by row in whole by each sample"
+_EVERY_ROW = "looked up in all its rows"
 
 
 def sparse_parameters(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -28,7 +29,8 @@ class SparseTables:
     Every table of an ``nn.Embedding`` begins sparse. torch adds a sparse and a dense gradient up to a
     dense one, so the first gradient of a table tells whether something else in the loss reads it (a
     graph convolution, scores of all items, the norm of the table): then it is dense from then on.
-    So is a table of positions, of which every sample looks up every row.
+    So is a table of positions, which is looked up in all its rows, each equally often, and one with no
+    more rows than a sample looks up.
 
     Args:
         model: its modules' ``sparse`` is set.
@@ -62,14 +64,13 @@ class SparseTables:
             return
         for table in seen:
             gradient = table.parameter.grad
-            n_samples = 1 if batch is None else len(batch)
             if not gradient.is_sparse:
                 self.dense[player][table.name] = _WHOLE
-            elif gradient._nnz() >= n_samples * gradient.shape[0]:
+            elif _in_all_rows(gradient, 1 if batch is None else len(batch)):
                 self.dense[player][table.name] = _EVERY_ROW
             else:
                 self.sparse[player].append(table.name)
-            _set(table, gradient.is_sparse and table.name in self.sparse[player])
+            _set(table, table.name in self.sparse[player])
         self._open[player] = [table for table in self._open[player] if table not in seen]
         if player == self._first and on_interactions and not self.sparse[player]:
             raise ConfigError(self._refusal())
@@ -95,6 +96,13 @@ class SparseTables:
 
 def _can_be(table: Table) -> bool:
     return all(isinstance(m, nn.Embedding) and not m.scale_grad_by_freq for m in table.modules)
+
+
+def _in_all_rows(gradient: Tensor, n_samples: int) -> bool:
+    """Whether there is nothing to leave out; gradient: not coalesced."""
+    n_rows = gradient.shape[0]
+    least, most = torch.bincount(gradient._indices()[0], minlength=n_rows).aminmax()
+    return bool(least == most) or gradient._nnz() >= n_samples * n_rows
 
 
 def _set(table: Table, sparse: bool) -> None:

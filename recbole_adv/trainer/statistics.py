@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recbole_adv import processes
 from recbole_adv.trainer.turn import Outcome
 
 
@@ -34,6 +35,11 @@ class PlayerStatistics:
             value = getattr(outcome, name)
             if value is not None:
                 samples.append(value)
+
+    def agree(self) -> None:
+        """Make losses and samples the means over the processes; again without effect."""
+        for values in (self._sums, *self._samples.values()):
+            processes.mean_(values)
 
     @property
     def losses(self) -> tuple[float, ...]:

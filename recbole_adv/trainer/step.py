@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_adv.errors import ConfigError
 from recbole_adv.model_state import undisturbed
-from recbole_adv.objective.parts import parts, total
+from recbole_adv.objective.parts import Loss, parts, total
+from recbole_adv.trainer.averaging import agree_after_move, average_gradients
 from recbole_adv.trainer.gradient import Gradients, Joint
 from recbole_adv.trainer.turn import Outcome, Turn, in_stream, total_norm
 
@@ -67,7 +69,7 @@ class StepEngine:
                 if moved is not NotImplemented:
                     return self._finish_move(turn, moved)
             loss = self.gradients.of(turn, batch)
-        outcome = Outcome(parts(loss))
+        outcome = _outcome(turn, loss)
         del loss
         self._apply(turn, batch, outcome)
         return outcome
@@ -84,7 +86,7 @@ class StepEngine:
             }
         else:
             losses = self.gradients.together(turns, joint, batch)
-        outcomes = [Outcome(parts(losses[turn.player.name])) for turn in turns]
+        outcomes = [_outcome(turn, losses[turn.player.name]) for turn in turns]
         del losses
         for turn, outcome in zip(turns, outcomes):  # the gradients are taken: any order will do
             self._apply(turn, batch, outcome)
@@ -104,6 +106,7 @@ class StepEngine:
 
     def _step(self, turn: Turn, batch: Any, outcome: Outcome) -> None:
         waiting, turn.waiting = turn.waiting, 0
+        average_gradients(turn.player.parameters)
         if turn.scaler is not None and all(p.grad is None for p in turn.player.parameters):
             return  # a scaler cannot step an optimizer without a gradient (RecBole's Pop)
         sampled = self.monitor_interval and turn.steps % self.monitor_interval == 0
@@ -144,15 +147,33 @@ class StepEngine:
 
     def _finish_move(self, turn: Turn, moved: Any) -> Outcome:
         """After a closed-form move: follow the pairs (tensor, gradient) uphill, if it gave any."""
-        if isinstance(moved, (list, tuple)):
-            tensors, gradients = zip(*moved)
-            turn.optimizer.zero_grad(set_to_none=True)
-            owned = [p for p in turn.player.parameters if p.requires_grad]
-            torch.autograd.backward(tensors, [-g for g in gradients], inputs=owned)
-            turn.optimizer.step()
         outcome = Outcome()
-        self._finish(turn, outcome)
+        if not isinstance(moved, (list, tuple)):
+            agree_after_move(turn.player.parameters, self.model)
+            self._finish(turn, outcome)
+            return outcome
+        self._refuse_wrapping(turn)
+        tensors, gradients = zip(*moved)
+        downhill = [-turn.weight * gradient for gradient in gradients]
+        if turn.scaler is not None:
+            downhill = [turn.scaler.scale(gradient) for gradient in downhill]
+        for parameter in turn.player.parameters:
+            parameter.grad = None
+        owned = [p for p in turn.player.parameters if p.requires_grad]
+        torch.autograd.backward(tensors, downhill, inputs=owned)
+        self._step(turn, None, outcome)
         return outcome
+
+    @staticmethod
+    def _refuse_wrapping(turn: Turn) -> None:
+        for technique in turn.techniques:
+            if technique.wraps_gradient():
+                name = turn.player.name
+                raise ConfigError(
+                    f"{type(technique).__name__} changes a loss or how its gradient is found, and "
+                    f"player {name!r} moves along gradients that it gives itself; take it out of "
+                    f"{name}_techniques"
+                )
 
     def _finish(self, turn: Turn, outcome: Outcome) -> None:
         turn.steps += 1
@@ -167,3 +188,10 @@ class StepEngine:
         """The player's loss where it stands, on fixed random numbers, leaving no trace."""
         with undisturbed(self.model), self.autocast():
             return total(turn.loss(batch)).float()
+
+
+def _outcome(turn: Turn, loss: Loss) -> Outcome:
+    """The parts of a loss, as they count in the mean over processes."""
+    if turn.weight == 1.0:
+        return Outcome(parts(loss))
+    return Outcome(tuple(turn.weight * part for part in parts(loss)))

@@ -9,6 +9,7 @@ from typing import Any
 from recbole.trainer import Trainer
 from recbole.utils import ModelType
 
+from recbole_adv import processes
 from recbole_adv.errors import CheckpointError, ConfigError
 from recbole_adv.model_state import clear_caches
 from recbole_adv.technique import Technique
@@ -34,6 +35,8 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
         asked = [name for key in config if key.endswith("techniques") for name in config[key] or ()]
         if asked:
             check_takes_steps(trainer, "techniques", asked)
+        if processes.count() > 1:
+            check_takes_steps(trainer, "several processes", f"{processes.count()} processes")
         if asked and config["clip_before_unscale"]:
             raise ConfigError(
                 "clip_before_unscale is RecBole's order for RecBole's own clipping and does not go "
@@ -93,6 +96,13 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
         """By player and technique."""
         return {
             player: {name: technique.state_dict() for name, technique in named.items()}
+            for player, named in self._of.items()
+        }
+
+    def own_state_dict(self) -> dict[str, dict[str, Any]]:
+        """Of it what belongs to this process alone."""
+        return {
+            player: {n: t.state_dict() for n, t in named.items() if t.state_is_of_process}
             for player, named in self._of.items()
         }
 

@@ -32,6 +32,8 @@ class Turn:
         steps: its optimizer steps so far, over the whole run.
         waiting: batches whose gradients wait in ``.grad`` for the next step.
         on_triples: the batch holds triples of a knowledge graph, not interactions.
+        weight: what this process's share of the batch counts in the mean over processes; 1 where all
+            have as many rows, as in a run of one process.
         forward: the loss that is minimised, by the techniques' ``wrap_loss``, under autocast; set
             by the engine for the time of a step.
     """
@@ -46,6 +48,7 @@ class Turn:
     steps: int = 0
     waiting: int = 0
     on_triples: bool = False
+    weight: float = 1.0
     forward: Callable[[Any], Loss] | None = None
 
     @property

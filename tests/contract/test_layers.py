@@ -12,12 +12,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROWS = [
     {"errors", "compat", "compat_quick_start", "checkpoint", "plain_data", "legacy_checkpoint"}
     | {"restricted_pickle", "import_hook", "options", "objective"}
-    | {"model_state", "class_path", "ray_session", "loss_modules"},
+    | {"model_state", "class_path", "ray_session", "loss_modules", "processes"},
     {"game", "environment", "data", "loader"},
     {"technique", "model", "evaluation"},
     {"trainer", "discovery", "config", "config_check", "recbole_values", "run_directory"}
     | {"registration", "prepared_run"},
-    {"quick_start", "seeds"},
+    {"quick_start", "seeds", "launch"},
     {"sweep", "plot", "report", "robustness"},
     {"cli", "command", "__main__", "__init__"},
 ]

@@ -3,6 +3,7 @@
 import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from recbole_adv.sweep.ledger import SCORES, Record
@@ -99,6 +100,29 @@ def test_pbt_keeps_numbers_within_their_bounds(sweep_of):
     assert all(0 <= setting["x"] <= 0.5 and setting["n"] in (1, 2, 3) for setting in seen)
     assert {setting["n"] for setting in seen} == {1, 2, 3} and min(s["x"] for s in seen) < 0.4
     assert max(setting["x"] for setting in seen) == 0.5  # 0.49 * 1.2, cut off
+
+
+def test_each_round_of_pbt_draws_from_its_own_seed(sweep_of, monkeypatch):
+    """Whatever else has drawn from the global generators, and without a trace in them."""
+    from ray.tune.schedulers import PopulationBasedTraining
+
+    def drawn(self, tune_controller, trial, result):
+        return random.random(), np.random.rand(), random.choice(range(1000))
+
+    monkeypatch.setattr(PopulationBasedTraining, "on_trial_result", drawn)
+    rounds = []
+    for _ in range(2):
+        scheduler = scheduler_of(sweep_of(RATES, tool="ray", scheduler="pbt", algo="random"))
+        rounds.append([scheduler.on_trial_result(None, None, {"epochs": e}) for e in (3, 6)])
+        random.seed(2 * random.random())
+    assert rounds[0] == rounds[1] and rounds[0][0] != rounds[0][1]
+    random.seed(1)
+    np.random.seed(1)
+    scheduler.on_trial_result(None, None, {"epochs": 3})
+    after = random.random(), np.random.rand()
+    random.seed(1)
+    np.random.seed(1)
+    assert after == (random.random(), np.random.rand())
 
 
 def test_a_record_is_read_as_it_was_written(sweep_of):

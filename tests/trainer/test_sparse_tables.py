@@ -77,6 +77,12 @@ BOTH = {"user_embedding.weight", "item_embedding.weight"}
         (TiedItems, {}, BOTH),
         ("SASRec", PAIRS, {"item_embedding.weight"}),
         ("EIIL", {"backbone": "BPR"}, {f"backbone.{name}" for name in BOTH}),
+        (
+            "EIIL",
+            {"backbone": "BPR", "check_gradients": True, "game_update": "separate_forward"}
+            | {"max_start_epoch": 0, "penalty_start": 0},
+            {f"backbone.{name}" for name in BOTH},
+        ),
     ],
 )
 def test_tables_that_lookups_alone_read_are_sparse(model, settings, sparse, tiny):

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import torch
 
+from recbole_adv.game.player import graphs_apart
 from recbole_adv.game.schedule import Schedule, Turns, schedule_of
 from recbole_adv.model.backbone import BackboneRecommender, penalty_of, seeded
 from recbole_adv.model.env_generator import MLPGenerator, TableGenerator
 from recbole_adv.objective import balance, eiil_objective, environment_mass, membership_entropy
+from recbole_adv.objective.inference import irm_inference
 
 
 class EIIL(BackboneRecommender):
@@ -77,7 +79,7 @@ class EIIL(BackboneRecommender):
             return loss
         with torch.no_grad():
             q = self.membership(interaction, rows.index)
-        return _with_penalty(loss, weight * self.inferred(rows, q))
+        return _with_penalty(loss, weight * self.inferred(rows, q)[0])
 
     def calculate_max_objective(self, interaction):
         with torch.no_grad():
@@ -85,28 +87,33 @@ class EIIL(BackboneRecommender):
         q = self.membership(interaction, rows.index)
         return self._leashed(self.inferred(rows, q), q)
 
+    @graphs_apart
     def calculate_joint(self, interaction):
-        # One J serves both: each backward is restricted to its player's parameters, which is what
-        # detaching q for the one and the rows for the other does.
         loss, rows = self.rows(interaction)
         q = self.membership(interaction, rows.index)
         inferred, weight = self.inferred(rows, q), self.penalty(self.progress)
-        min_loss = _with_penalty(loss, weight * inferred) if weight else loss
+        min_loss = _with_penalty(loss, weight * inferred[0]) if weight else loss
         return min_loss, self._leashed(inferred, q)
 
     def inferred(self, rows, q):
-        """J [scalar] of the rows under the memberships q [B, E]."""
-        return eiil_objective(self.objective, rows.loss, rows.gradient, q, self.estimator)
+        """J of the rows under the memberships q [B, E] for the min player, q held; less the multiple of
+        KL that keeps environments from emptying, the rows held, for the max player; masses [E]."""
+        if self.objective == "irm" and self.estimator in ("u", "plain"):
+            return irm_inference(rows.gradient, q, self.estimator, self.balance_weight)
+        loss, gradient = rows.loss, rows.gradient
+        of_rows = eiil_objective(self.objective, loss, gradient, q.detach(), self.estimator)
+        held = loss.detach(), gradient.detach()
+        of_membership = eiil_objective(self.objective, *held, q, self.estimator)
+        mass = environment_mass(q)
+        return of_rows, of_membership - self.balance_weight * balance(mass), mass.detach()
 
     def _leashed(self, inferred, q):
-        """J with the terms that keep environments from emptying and memberships from hardening."""
-        mass = environment_mass(q)
-        self.mass.copy_(mass.detach())
-        if self.balance_weight:
-            inferred = inferred - self.balance_weight * balance(mass)
+        """The max player's J, less what keeps memberships from hardening."""
+        _, value, mass = inferred
+        self.mass.copy_(mass)
         if self.entropy_weight:
-            inferred = inferred - self.entropy_weight * membership_entropy(q)
-        return inferred
+            value = value - self.entropy_weight * membership_entropy(q)
+        return value
 
     # --- the paper's schedule -------------------------------------------------------------------
 

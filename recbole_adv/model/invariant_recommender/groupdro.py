@@ -11,7 +11,9 @@ facebookresearch/DomainBed at b93c22a.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from recbole_adv import processes
 from recbole_adv.model.backbone import BackboneRecommender, assignment_of
 from recbole_adv.objective import environment_risk, group_dro_weights, present
 
@@ -38,6 +40,7 @@ class GroupDRO(BackboneRecommender):
         n = self.environments.n_environments
         self.register_buffer("weight", torch.full((n,), 1 / n))
         self.register_buffer("running_risk", torch.full((n,), torch.nan))
+        self._counted: torch.Tensor | None = None  # in this epoch: it reads all training rows
 
     def calculate_loss(self, interaction):
         loss, rows = self.rows(interaction)
@@ -49,7 +52,7 @@ class GroupDRO(BackboneRecommender):
         """Move the weights one step uphill."""
         _, rows = self.rows(interaction)
         q = self.environments.membership(rows.index)
-        there, risk = present(q), environment_risk(rows.loss, q)
+        there, risk = _of_all_processes(present(q), environment_risk(rows.loss, q), q)
         known = torch.where(self.running_risk.isfinite(), self.running_risk, risk)
         running = known + self.momentum * (risk - known)
         self.running_risk.copy_(torch.where(there, running, self.running_risk))
@@ -60,10 +63,20 @@ class GroupDRO(BackboneRecommender):
                 there,
                 self.eta,
                 self.adjustment,
-                self.environments.counts(),
+                self._sizes() if self.adjustment else None,
                 self.running_risk,
             )
         )
+
+    def before_epoch(self, epoch: int, train_data) -> None:
+        super().before_epoch(epoch, train_data)
+        self._counted = None  # environments are revised between epochs alone
+
+    def _sizes(self):
+        """How many training rows each environment has [E]."""
+        if self._counted is None:
+            self._counted = self.environments.counts()
+        return self._counted
 
     def log_values(self):
         """For the log: weight, running risk and rows of each environment."""
@@ -72,3 +85,13 @@ class GroupDRO(BackboneRecommender):
             "environment_risk": self.running_risk,
             "environment_sizes": self.environments.counts(),
         }
+
+
+def _of_all_processes(there: Tensor, risk: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Which environments have rows in the whole batch, and their risks; [E] each."""
+    if processes.count() == 1:
+        return there, risk
+    mass = torch.where(there, q.sum(dim=0), 0.0)
+    mass, total = processes.sum_(torch.stack([mass, mass * risk]))
+    there = mass > 0
+    return there, torch.where(there, total / torch.where(there, mass, 1.0), 0.0)
