@@ -52,7 +52,7 @@ class PreparedRun(NamedTuple):
                 of_users[name] = getattr(trainer.evaluation, "of_users", None)
             logger.info(set_color(f"test result on {name}", "yellow") + f": {further}")
             result |= with_prefix(name, further)
-        if trainer.config["save_user_metrics"] and result:
+        if trainer.config["save_user_metrics"] and result and processes.is_first():
             user_metrics.save(self.directory.path, of_users)
         return result
 
