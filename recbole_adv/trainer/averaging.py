@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from recbole_adv import processes
 
-_NONE, _DENSE, _SPARSE = range(3)
+_NONE, _SPARSE, _DENSE = range(3)  # what several processes have is the last of theirs
 _SMALL = 65536  # elements; a larger buffer is data, not what a move in closed form moves
 
 
@@ -52,6 +52,7 @@ def _kind(gradient: Tensor | None) -> int:
 
 def _average_dense(parameters: list[nn.Parameter]) -> None:
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    gradients = [g.to_dense() if g.is_sparse else g for g in gradients]
     flat = processes.sum_(processes.flattened(gradients)).div_(processes.count())
     for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters])):
         parameter.grad = mean.view_as(parameter)
@@ -64,7 +65,7 @@ def _sparse_mean(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
         gradient = torch.sparse_coo_tensor(
             nothing, parameter.new_zeros(0, *parameter.shape[1:]), parameter.shape
         )
-    gradient = (gradient if gradient.is_sparse else gradient.to_sparse(1)).coalesce()
+    gradient = gradient.coalesce()
     rows = processes.gathered(gradient.indices().t())
     values = processes.gathered(gradient.values()).div_(processes.count())
     return torch.sparse_coo_tensor(rows.t(), values, parameter.shape).coalesce()

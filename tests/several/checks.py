@@ -156,6 +156,7 @@ EQUAL = {  # trained by two processes and by one: the same weights
     "tensor": (BPR, {"train_loader": "tensor"}),
     "separate_forward": (Weighted, {"max_learner": "sgd"}),
     "shared_graph": (WeightedAtOnce, {"max_learner": "sgd"}),
+    "sparse": (BPR, {"sparse_embeddings": True}),
     "clipped": (BPR, {"techniques": ["clip_norm"], "clip_norm_max_norm": 0.01}),
     "accumulated": (
         BPR,
@@ -243,9 +244,9 @@ def collectives():
 
 
 def gradients():
-    """Of five parameters: both have one, one has one, none has one, and the same with sparse ones."""
+    """Of six parameters: both have one, one has one, none has one, and the same with sparse ones."""
     rank = processes.rank()
-    parameters = [nn.Parameter(torch.zeros(4, 2)) for _ in range(5)]
+    parameters = [nn.Parameter(torch.zeros(4, 2)) for _ in range(6)]
     parameters[0].grad = torch.full((4, 2), 1.0 + 2 * rank)
     if rank:
         parameters[1].grad = torch.full((4, 2), 8.0)
@@ -254,6 +255,8 @@ def gradients():
     parameters[3].grad = torch.sparse_coo_tensor(rows, values, (4, 2))
     if not rank:
         parameters[4].grad = torch.sparse_coo_tensor(torch.tensor([[1, 2]]), values, (4, 2))
+    sparse = torch.sparse_coo_tensor(torch.tensor([[1, 1]]), values, (4, 2))
+    parameters[5].grad = torch.ones(4, 2) if rank else sparse
     average_gradients(parameters)
     return [p.grad for p in parameters]
 

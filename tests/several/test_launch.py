@@ -169,6 +169,15 @@ def test_an_error_is_said_once():
     assert isinstance(found, ProcessError) and str(found) == "lost"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("model", ["BPR", "EIIL"])
+def test_two_gpus(model, capfd):
+    keys = {"--use_gpu=False": "--gpu_id=0,1", "--epochs=9999": "--epochs=2", "BPR": model}
+    assert main([*(keys.get(argument, argument) for argument in LONG), "--nproc=2"]) == 0
+    assert json.loads(capfd.readouterr().out)["test_result"]
+
+
 @pytest.mark.slow
 def test_torchrun(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]

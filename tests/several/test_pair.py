@@ -34,7 +34,7 @@ def test_collectives(pair):
 
 
 def test_gradients_are_means_and_none_stays_none(pair):
-    for both, one, none, sparse, sparse_of_one in pair["gradients"]:
+    for both, one, none, sparse, sparse_of_one, mixed in pair["gradients"]:
         assert torch.equal(both, torch.full((4, 2), 2.0))  # of 1 and 3
         assert torch.equal(one, torch.full((4, 2), 4.0))  # of none and 8
         assert none is None
@@ -42,6 +42,7 @@ def test_gradients_are_means_and_none_stays_none(pair):
         # Rows 0 and 3 of the first process, row 0 twice of the second.
         assert sparse.to_dense().tolist() == [[4, 4], [0, 0], [0, 0], [2, 2]]
         assert sparse_of_one.to_dense().tolist() == [[0, 0], [1, 1], [2, 2], [0, 0]]
+        assert mixed.tolist() == [[0.5, 0.5], [3.5, 3.5], [0.5, 0.5], [0.5, 0.5]]
 
 
 def test_buffers_and_moves(pair):
