@@ -6,7 +6,7 @@
 Steps are taken on batches already loaded, of data that are read once for each model. A ratio is the
 median over the repetitions of time(technique) / time(plain), measured one right after the other, and
 times are those of the processor, so that they say little of how busy the machine was. Memory is the
-peak of the resident set during ten steps less that of plain training, each in a process that is
+peak of the resident set during some steps less that of plain training, each in a process that is
 forked before the first step.
 """
 
@@ -100,12 +100,12 @@ def rows_of(model: str, dataset: str, data_path: str | None, repetitions: int, o
 
 
 def peak(steps_with, settings: dict) -> float:
-    """Peak resident memory of a child that takes ten steps, in MB."""
+    """Peak resident memory of a child that takes four rounds of steps, in MB."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         run = steps_with(settings)
-        for _ in range(max(10 // run.n_steps, 1)):
+        for _ in range(4):
             run()
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         os.write(writer, str(most).encode())

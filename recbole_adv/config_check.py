@@ -19,6 +19,7 @@ from recbole_adv.data.train_sampler import check_train_sampler
 from recbole_adv.environment.keys import check_environments
 from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.evaluation.keys import check_evaluation
+from recbole_adv.game.compiled_loss import check_compile
 from recbole_adv.game.optimizer import PLAYER_KEYS, check_learner
 from recbole_adv.game.schedule import KEYS as SCHEDULE_KEYS
 from recbole_adv.options import (
@@ -51,6 +52,7 @@ def check_config(config) -> None:
     for player in ("min", "max"):
         check_learner(final, player)
     check_techniques(final)
+    check_compile(final, config.model_class)
     for key in unused_keys(final, list(config.external_config_dict)):
         getLogger().warning("%s has no effect: its technique is not in techniques", key)
     start, stop = final["max_start_epoch"], final["max_stop_epoch"]

@@ -7,7 +7,7 @@ left. What a command needs is imported when it runs.
 
 NAMES = (
     *("run", "sweep", "models", "config", "audit"),
-    *("robustness", "poison", "leak_probe"),
+    *("robustness", "poison", "leak_probe", "stability"),
     *("data", "plot", "report"),
 )
 """In the order in which ``--help`` lists them."""

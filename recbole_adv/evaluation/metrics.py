@@ -104,7 +104,8 @@ class Metrics:
 
         table: RecBole's ``rec.topk``, as :func:`hits` returns it.
         """
-        struct, found = DataStruct(), {}
+        struct = DataStruct()
+        found: dict[str, np.ndarray] = {}
         struct.set("rec.topk", table)
         for name in self.names:
             if set(metric_information[name]) == {"rec.topk"}:

@@ -23,7 +23,7 @@ _BYTES_OF_A_RANK = 56
 
 
 _ROWS_ON_CPU = 1536
-"""Rows of a call of ``predict`` on a CPU, at most: what the layers of most models make of more no
+"""About as many rows a call of ``predict`` has on a CPU: what the layers of most models make of more no
 longer fits into the cache (benchmarks/predict_rows.py)."""
 
 
@@ -47,7 +47,8 @@ class Scorer:
 
     def __init__(self, model, device, loader, batch: int):
         self.model, self.device, self.loader = model, device, loader
-        self.batch = min(batch, _ROWS_ON_CPU) if torch.device(device).type == "cpu" else batch
+        self.batch, on_cpu = batch, torch.device(device).type == "cpu"
+        self.wanted = min(batch, _ROWS_ON_CPU) if on_cpu else batch
         self.n_items: int = loader._dataset.item_num
         self._items: Interaction | None = None
 
@@ -74,8 +75,9 @@ class Scorer:
         """
         if self._items is None:
             self._items = self.loader._dataset.get_item_feature().to(self.device)
-        at_once = max(self.batch // self.n_items, 1)
-        n_items = math.ceil(self.n_items / math.ceil(self.n_items / self.batch))
+        at_once = max(self.wanted // self.n_items, 1)
+        n_calls = max(round(self.n_items / self.wanted), math.ceil(self.n_items / self.batch))
+        n_items = math.ceil(self.n_items / n_calls)
         scores: Tensor | None = None
         for first in range(0, n_rows, at_once):
             last = min(first + at_once, n_rows)

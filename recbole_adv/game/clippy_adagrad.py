@@ -65,6 +65,8 @@ class ClippyAdagrad(optim.Optimizer):
     ``state[parameter]`` has the accumulator as ``sum`` and the last factor as ``clipping_factor``.
     """
 
+    by_tensor = True  # the factor is that of a tensor's worst number
+
     def __init__(
         self,
         params: Any,

@@ -125,7 +125,7 @@ def build_optimizer(
     cls = LEARNERS[learner]
     try:
         return (lazy(cls) if sparse_embeddings else cls)(parameters, lr=learning_rate, **arguments)
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"the optimizer {learner} cannot be built: {error}; "
             f"{cls.__module__.rpartition('.')[0]}.{cls.__name__} says what its arguments may be"

@@ -75,13 +75,13 @@ def _warnings(runs: Sequence[RunFacts], arenas: Sequence[Arena], notes) -> list[
         found.append(Text(f"Unfinished, and in no mean or comparison: {names}.", warning=True))
     if len(arenas) > 1:
         which = "; ".join(
-            f"({number}) " + ", ".join(method.label for method in arena.methods)
-            for number, arena in enumerate(arenas, start=1)
+            f"{arena.tag.strip()} " + ", ".join(method.label for method in arena.methods)
+            for arena in arenas
         )
         found.append(
             Text(
                 "These runs were not all tested on the same: data sets, test pairs, what is ranked or "
-                f"metrics differ. Only methods of one number can be compared: {which}.",
+                f"metrics differ. Only methods of one letter can be compared: {which}.",
                 warning=True,
             )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from string import ascii_uppercase
 from typing import Any
 
 from recbole_adv.report.runs import RunFacts
@@ -14,7 +15,7 @@ NOT_A_SETTING = {"seed", "run_dir", "checkpoint_dir", "data_path", "save_user_me
 }
 """Keys in which runs of one method may differ: the seed, and what changes no result."""
 _PROTOCOL = ("test_pool", "eval_mask", "mask_leaks", "drop_leaks")
-_LONGEST = 60
+_LONGEST = 64
 
 
 @dataclass
@@ -44,10 +45,14 @@ class Method:
 
 @dataclass
 class Arena:
-    """Methods that were tested on the same pairs by the same protocol, the baseline first."""
+    """Methods that were tested on the same pairs by the same protocol, the baseline first.
+
+    tag: `` [A]``, what tells it from others, if there are any.
+    """
 
     dataset: str
     methods: list[Method]
+    tag: str = ""
 
     @property
     def metrics(self) -> list[str]:
@@ -105,17 +110,16 @@ def methods_of(runs: Sequence[RunFacts]) -> tuple[list[Method], list[str]]:
 
 
 def _labels(methods: Sequence[Method]) -> list[str]:
-    """The model, with the settings in which methods of that model differ; numbered where too long."""
+    """The model, with the settings in which methods of that model differ; numbered if that is long."""
     labels = []
     for method in methods:
         same = [other for other in methods if other.model == method.model]
-        label = _described(method, [key for key in differing(same) if key in method.settings])
-        labels.append((label, f"{method.model} ({same.index(method) + 1})"))
-    words = [label for label, _ in labels]
-    return [
-        short if len(label) > _LONGEST or words.count(label) > 1 else label
-        for label, short in labels
-    ]
+        keys = differing(same)
+        words = [_described(m, [key for key in keys if key in m.settings]) for m in same]
+        place = same.index(method)
+        fits = max(map(len, words)) <= _LONGEST and len(set(words)) == len(words)
+        labels.append(words[place] if fits else f"{method.model} ({place + 1})")
+    return labels
 
 
 def _described(method: Method, keys: Sequence[str]) -> str:
@@ -160,6 +164,8 @@ def arenas_of(methods: Sequence[Method]) -> list[Arena]:
                 break
         else:
             arenas.append(Arena(method.runs[0].dataset, [method]))
+    for number, arena in enumerate(arenas if len(arenas) > 1 else ()):
+        arena.tag = f" [{ascii_uppercase[number]}]" if number < 26 else f" [{number + 1}]"
     return arenas
 
 

@@ -31,23 +31,26 @@ def summary(method: Method, metric: str) -> tuple[float, float, int] | None:
 def metric_blocks(arenas: Sequence[Arena]) -> list[Block]:
     """A table of all metrics for each test."""
     blocks: list[Block] = []
-    for number, arena in enumerate(arenas, start=1):
-        of = f" ({number})" if len(arenas) > 1 else ""
+    for arena in arenas:
         tests: dict[str, list[str]] = {}
         for name in arena.metrics:
             test, grouping, _, _ = parsed(name, arena.groupings)
             if not grouping:
                 tests.setdefault(test, []).append(name)
         for test, names in tests.items():
-            what = (
-                f"{arena.test_name(test)} of {arena.dataset}{of}: mean ± standard error over seeds"
-            )
+            what = f"{arena.test_name(test)} of {arena.dataset}{arena.tag}{_means(arenas)}"
             what += "; the best mean is bold" if len(arena.methods) > 1 else ""
             head = ["method", "seeds", *(name.rpartition("/")[2] for name in names)]
             blocks.append(Table(what, head, _rows(arena, names)))
-    if any(len(method.tested()) == 1 for arena in arenas for method in arena.methods):
+    if _means(arenas) and any(len(m.tested()) == 1 for arena in arenas for m in arena.methods):
         blocks.append(Text("A method with a single seed has no standard error."))
     return blocks
+
+
+def _means(arenas: Sequence[Arena]) -> str:
+    """What the figures are, where some method has several seeds."""
+    several = any(len(method.tested()) > 1 for arena in arenas for method in arena.methods)
+    return ", mean ± standard error over seeds" if several else ""
 
 
 def _rows(arena: Arena, names: Sequence[str]) -> list[list[str]]:
@@ -73,7 +76,7 @@ def _cell(column: Sequence[tuple[float, float, int] | None], place: int, name: s
 def group_blocks(arenas: Sequence[Arena], metrics: Sequence[str]) -> list[Block]:
     """The metrics of groups: by the main metric, and by the others behind a line."""
     blocks: list[Block] = []
-    for number, arena in enumerate(arenas, start=1):
+    for arena in arenas:
         tables: dict[str, list[Table]] = {}
         found: dict[tuple[str, str, str], list[str]] = {}
         for name in arena.metrics:
@@ -81,8 +84,7 @@ def group_blocks(arenas: Sequence[Arena], metrics: Sequence[str]) -> list[Block]
             if grouping:
                 found.setdefault((metric, test, grouping), []).append(name)
         for (metric, test, grouping), names in found.items():
-            of = f" ({number})" if len(arenas) > 1 else ""
-            caption = f"{arena.test_name(test)}{of}: {metric} by {grouping}, mean ± standard error"
+            caption = f"{arena.test_name(test)}{arena.tag}: {metric} by {grouping}"
             labels = [parsed(name, arena.groupings)[2] for name in names]
             head = ["method", "seeds", *labels]
             tables.setdefault(metric, []).append(Table(caption, head, _rows(arena, names)))
@@ -112,12 +114,11 @@ _HEAD = (
 def comparison_blocks(arenas: Sequence[Arena], metrics: Sequence[str]) -> list[Block]:
     """Each method against the first, by paired tests."""
     blocks: list[Block] = []
-    for number, arena in enumerate(arenas, start=1):
+    for arena in arenas:
         found = compare(arena, _full_names(arena, metrics))
         if not found:
             continue
-        of = f" ({number})" if len(arenas) > 1 else ""
-        caption = f"Difference to {arena.methods[0].label}{of}, paired"
+        caption = f"Difference to {arena.methods[0].label}{arena.tag}, paired"
         blocks.append(Table(caption, _HEAD, _comparison_rows(found), frozenset({0, 1, 2})))
         blocks += [Text(text) for text in _explained(found)]
     return blocks
@@ -171,7 +172,7 @@ def _explained(found: Sequence[Comparison]) -> list[str]:
     if "seeds" in over:
         texts.append(
             "Pairs of seeds: both methods with the same seed. With n pairs Wilcoxon's test cannot go below "
-            "2^(1-n). Runs with save_user_metrics: True are compared over users."
+            "2^(1-n). Rankings of runs with save_user_metrics: True are compared over users."
         )
     tests = [c for c in found if c.test.p_t is not None]
     if tests:

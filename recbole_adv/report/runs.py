@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas
@@ -18,6 +20,8 @@ from recbole_adv.plot.metrics import FILE, Run, read_run
 from recbole_adv.seeds import SEEDS_FILE
 from recbole_adv.sweep.ledger import RECORD
 
+PAGES = (".html", ".htm", ".md")
+"""The endings of a report's files."""
 _SWEEP, _BEST_TRIALS = "sweep.json", 12
 
 
@@ -87,7 +91,10 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[RunFacts], list[str]]:
     """
     runs: dict[Path, RunFacts] = {}
     notes: list[str] = []
-    for path in paths:
+    named = list(paths)
+    # An earlier report lies among what runs/* names.
+    given = [path for path in named if path.suffix not in PAGES or path.is_dir()] or named
+    for path in given:
         for folder in _folders(path, notes):
             runs.setdefault(folder.resolve(), _read(folder))
     return list(runs.values()), notes
@@ -134,21 +141,38 @@ def _of_seeds(path: Path, notes: list[str]) -> list[Path]:
 
 
 def _of_sweep(path: Path, notes: list[str]) -> list[Path]:
+    bigger = _bigger(str(_json(path / _SWEEP).get("metric")))
     repeated = sorted(folder for folder in path.glob("seeds/*/") if _is_run(folder))
     if repeated:
-        notes.append(f"Of the sweep {path} these are the settings that were repeated on seeds.")
-        return repeated
+        notes.append(
+            f"Of the sweep {path} these are the settings that were repeated on seeds, the best by the "
+            "validation first."
+        )
+        return _best_first(repeated, bigger)
     trials = sorted(folder for folder in path.glob("trials/*/") if _is_run(folder))
     scored = [(_json(folder / RECORD), folder) for folder in trials if (folder / RECORD).is_file()]
     done = [(r["score"], f) for r, f in scored if isinstance(r, dict) and r.get("status") == "done"]
     if not done:
         raise DataError(f"the sweep {path} has no trial that ended; let it go on first")
-    done.sort(key=lambda pair: pair[0], reverse=_bigger(str(_json(path / _SWEEP).get("metric"))))
+    done.sort(key=lambda pair: pair[0], reverse=bigger)
     notes.append(
         f"Of the sweep {path} these are the best {len(done[:_BEST_TRIALS])} of {len(done)} trials by "
         "the validation; a sweep tests only what --seeds repeats, so there is no test metric."
     )
     return [folder for _, folder in done[:_BEST_TRIALS]]
+
+
+def _best_first(folders: list[Path], bigger: bool) -> list[Path]:
+    """The repetitions ``<setting>-<seed>`` by the mean score of their setting."""
+    scores: dict[str, list[float]] = {}
+    for folder in folders:
+        record = _json(folder / RECORD) if (folder / RECORD).is_file() else {}
+        own = scores.setdefault(folder.name.rpartition("-")[0], [])
+        own += [record["score"]] if record.get("status") == "done" else []
+    last = -math.inf if bigger else math.inf
+    mean = {name: fmean(own) if own else last for name, own in scores.items()}
+    # Sorting is stable: the seeds of a setting keep their order.
+    return sorted(folders, key=lambda f: mean[f.name.rpartition("-")[0]], reverse=bigger)
 
 
 def _bigger(metric: str) -> bool:

@@ -17,12 +17,9 @@ _TERMS = (
 
 def split_blocks(methods: Sequence[Method], arenas: Sequence[Arena]) -> list[Block]:
     """The statistics of each test that methods share; of the first run, where seeds split anew."""
-    firsts = [arena.methods[0].runs[0] for arena in arenas]
-    if not arenas:
-        firsts = [methods[0].runs[0]]
+    firsts = [(arena.methods[0].runs[0], arena.tag) for arena in arenas]
     blocks: list[Block] = []
-    for number, run in enumerate(firsts, start=1):
-        of = f" ({number})" if len(firsts) > 1 else ""
+    for run, of in firsts or [(methods[0].runs[0], "")]:
         if run.split.get("parts"):
             blocks += _of_run(run, of)
     if not blocks:

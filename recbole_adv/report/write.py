@@ -9,9 +9,7 @@ from pathlib import Path
 from recbole_adv.errors import ConfigError, DataError
 from recbole_adv.report import markdown, page
 from recbole_adv.report.content import document
-from recbole_adv.report.runs import read_runs
-
-_ENDINGS = (".html", ".htm", ".md")
+from recbole_adv.report.runs import PAGES, read_runs
 
 
 def write_report(
@@ -23,7 +21,7 @@ def write_report(
     baseline. output: the page, ``report.html`` beside the runs if None; the markdown has the same
     name with ``.md``. metrics: to compare by. Raises a RecBoleAdvError in one sentence.
     """
-    if output is not None and (output.suffix not in _ENDINGS or output.is_dir()):
+    if output is not None and (output.suffix not in PAGES or output.is_dir()):
         raise ConfigError(
             f"--output must be a file such as report.html, got {str(output)!r}; the markdown stands "
             "beside it"

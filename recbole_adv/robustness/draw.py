@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 
 _COLUMNS, _WIDTH, _HEIGHT = 3, 4.6, 3.4  # panels in a row, inches of a panel
@@ -84,6 +85,9 @@ def _figure(n_panels: int, title: str, width: float = _WIDTH):
     try:
         from matplotlib.figure import Figure
     except ImportError:
+        getLogger().warning(
+            "no PNG is drawn, for matplotlib is not installed (pip install 'recbole_adv[plot]')"
+        )
         return None
     figure = Figure(layout="constrained")
     columns, rows = min(_COLUMNS, n_panels), math.ceil(n_panels / _COLUMNS)

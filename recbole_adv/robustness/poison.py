@@ -20,7 +20,7 @@ from recbole_adv.robustness import fake_users
 from recbole_adv.robustness.output import output_of, write_json, written
 from recbole_adv.robustness.plan import count_of, numbers_of, seeds_of, words_of
 from recbole_adv.robustness.poison_report import write_report
-from recbole_adv.robustness.promotion import promotion
+from recbole_adv.robustness.promotion import Promotion, promotion
 from recbole_adv.robustness.tables import Point
 from recbole_adv.robustness.trained import main_metric
 
@@ -117,10 +117,11 @@ def poison(
     settled = [("none", 0.0), *((a, s) for a in plan.attacks for s in plan.shares)]
     with written(folder, keep="runs/*/figures.json") as aside:
         for seed in seeds:
+            clean: list[Promotion] = []  # of the first training, on the clean data
             for attack, share in settled:
                 name = f"{attack}-{share:g}-seed-{seed}"
                 own = configuration(seed=seed, run_dir=str(aside / "runs" / name))
-                figures = _train(own, plan, attack, share)
+                figures = _train(own, plan, attack, share, clean)
                 points.append(Point(config["model"], attack, share, seed, figures))
                 write_json(aside / "runs" / name / "figures.json", figures)
                 told = f"{metric} {figures[metric]:.4f}, {_told(figures)}"
@@ -136,8 +137,13 @@ def _told(figures: Mapping[str, float]) -> str:
     return f"{name} {figures[name]:.4f}"
 
 
-def _train(config: Config, plan: PoisonPlan, attack: str, share: float) -> dict[str, float]:
-    """Metrics on the test data, of the targets, and the number of fake users."""
+def _train(
+    config: Config, plan: PoisonPlan, attack: str, share: float, clean: list[Promotion]
+) -> dict[str, float]:
+    """Metrics on the test data, of the targets, and the number of fake users.
+
+    clean: the targets in the lists of clean training; empty if this is it, which is then put in.
+    """
     found: dict[str, Any] = {}
 
     def load(config):
@@ -146,7 +152,9 @@ def _train(config: Config, plan: PoisonPlan, attack: str, share: float) -> dict[
     with prepared_run(config, load=load) as run:
         run.trainer.fit(run.train_data, run.valid_data, saved=True, show_progress=False)
         figures = run.test(load_best_model=True) or {}
-        figures |= promotion(run, found["targets"], found["n_real"])
+        promoted = promotion(run, found["targets"], found["n_real"])
+        clean += [] if clean else [promoted]
+        figures |= {**promoted.figures, "t-shift": promoted.shift_from(clean[0])}
         run.directory.write_result({"test_result": figures, **found["record"]})
     if not plan.keep_checkpoints:
         for file in Path(config["run_dir"]).glob("*.pth"):

@@ -6,12 +6,14 @@ that u is ranked (not those of training and validation; a sequential model hides
     T-HR@k   = mean over t of mean over u in E_t of [r_ut <= k]
     T-NDCG@k = mean over t of mean over u in E_t of [r_ut <= k] / log2(r_ut + 1)
 
-Fake users and owners do not count. Items of equal scores share the mean of their places.
+Fake users and owners do not count. Items of equal scores share the mean of their places. The shift of
+predictions is the mean over t and E_t of the score of (u, t) minus that of a model of clean data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +28,22 @@ from recbole_adv.model_state import clear_caches
 from recbole_adv.robustness.fake_users import pairs_in
 
 _SCORES = 2**22  # held at once
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """T-HR, T-NDCG and the mean place; of users and targets [u, t] the scores, and who is in E_t."""
+
+    figures: dict[str, float]
+    score: Tensor
+    counts: Tensor
+
+    def shift_from(self, clean: Promotion) -> float:
+        """The mean change of the scores; both are of the same users and targets."""
+        kept = self.counts & clean.counts
+        change = torch.where(kept, self.score - clean.score, 0.0).sum(0)
+        some = kept.any(dim=0)
+        return (change[some] / kept.sum(0)[some]).mean().item()
 
 
 def places(scores: Tensor, targets: Tensor) -> Tensor:
@@ -57,7 +75,7 @@ def target_metrics(place: Tensor, counts: Tensor, topk: Sequence[int]) -> dict[s
 
 
 @torch.no_grad()
-def promotion(run, targets: np.ndarray, n_real: int) -> dict[str, float]:
+def promotion(run, targets: np.ndarray, n_real: int) -> Promotion:
     """The targets in the lists of a trained run's real users, those below ``n_real``."""
     model, data = run.trainer.model, run.data
     model.eval()
@@ -69,7 +87,7 @@ def promotion(run, targets: np.ndarray, n_real: int) -> dict[str, float]:
         seen = [pairs_in(data.parts[name]) for name in ("train", data.valid_name)]
         hidden = _by_row(user, seen)
     wanted = torch.from_numpy(targets).to(run.trainer.device)
-    found = []
+    found, own = [], []
     for chunk in torch.arange(len(rows)).split(max(_SCORES // scorer.n_items, 1)):
         scores = scorer.full(rows[chunk])
         scores[:, 0] = -torch.inf
@@ -77,9 +95,11 @@ def promotion(run, targets: np.ndarray, n_real: int) -> dict[str, float]:
             row, item = (part.to(scores.device) for part in hidden(chunk))
             scores[row, item] = -torch.inf
         found.append(places(scores, wanted).cpu())
+        own.append(scores[:, wanted].double().cpu())
     clear_caches(model)
     counts = torch.from_numpy(~_owned(data.parts, user, targets))
-    return target_metrics(torch.cat(found), counts, run.trainer.config["topk"])
+    figures = target_metrics(torch.cat(found), counts, run.trainer.config["topk"])
+    return Promotion(figures, torch.cat(own), counts)
 
 
 def _rows(run, n_real: int) -> tuple[np.ndarray, Tensor, Any]:

@@ -69,6 +69,12 @@ def _check(plan: Plan, configs: Sequence[Any]) -> str:
                 f"{path} was trained on {config['dataset']!r} and {plan.checkpoints[0]} on "
                 f"{first['dataset']!r}, which no table can compare; give each a report of its own"
             )
+        if config["eval_args"] != first["eval_args"]:
+            raise ConfigError(
+                f"{path} was split and tested by eval_args {config['eval_args']} and "
+                f"{plan.checkpoints[0]} by {first['eval_args']}, which no table can compare; give each a "
+                "report of its own"
+            )
         if plan.on_history and config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
             raise ConfigError(
                 f"--history corrupts what a sequential model reads, got {config['model']} in {path}; "

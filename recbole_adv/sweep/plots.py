@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import math
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from recbole_adv.sweep.plan import Plan
 from recbole_adv.sweep.space import Choice, Range
 
 _CURVES = 40
+_FITS = 16  # letters of a name that have room beside the next one
 
 
 def draw(plan: Plan, records: Sequence[Record]) -> None:
@@ -88,14 +90,15 @@ def _curves(plan: Plan, records: Sequence[Record]) -> list[Record]:
 def _draw_html(plan: Plan, records: Sequence[Record], axes: Sequence[_Axis]) -> None:
     import plotly.io
 
-    title = f"{plan.model.rpartition(':')[2]} on {plan.dataset}"
+    title = html.escape(f"{plan.model.rpartition(':')[2]} on {plan.dataset}")
     parts = [_html_scores(plan, records, axes), _html_parallel(plan, records, axes)]
     parts.append(_html_curves(plan, records))
     figures = [
         plotly.io.to_html(part, full_html=False, include_plotlyjs=number == 0)
         for number, part in enumerate(parts)
     ]
-    page = f"<!doctype html><html><head><meta charset='utf-8'><title>{title}</title></head><body>"
+    page = "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+    page += f"<title>{title}</title></head><body style='font-family: sans-serif'>"
     text = page + f"<h1>Sweep of {title}</h1>" + "\n".join(figures) + "</body></html>\n"
     aside = plan.folder / "plots.tmp"
     aside.write_text(text, encoding="utf-8")
@@ -110,6 +113,7 @@ def _html_scores(plan: Plan, records: Sequence[Record], axes: Sequence[_Axis]) -
     texts, scores = [_label(record) for record in records], [record.score for record in records]
     for column, axis in enumerate(axes, start=1):
         dots = Scatter(x=axis.linear, y=scores, text=texts, mode="markers", showlegend=False)
+        dots.marker.color = "#1f77b4"
         figure.add_trace(dots, row=1, col=column)
         places, words = zip(*axis.linear_ticks)
         figure.update_xaxes(
@@ -142,7 +146,8 @@ def _html_curves(plan: Plan, records: Sequence[Record]) -> Any:
         if record.curve:
             epochs, scores = zip(*record.curve)
             figure.add_trace(Scatter(x=epochs, y=scores, mode="lines", name=_label(record)))
-    figure.update_xaxes(title_text="epochs trained")
+    longest = max((record.epochs for record in records), default=1)
+    figure.update_xaxes(title_text="epochs trained", dtick=max(1, longest // 10))
     figure.update_yaxes(title_text=plan.metric)
     return figure.update_layout(title="Learning curves")
 
@@ -200,9 +205,16 @@ def _png_parallel(
         ticks = axis.linear_ticks
         for high, (_, word) in zip(_scaled([at for at, _ in ticks], axis), ticks):
             ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1}
-            panel.annotate(word, (place, high), fontsize=7, va="center", bbox=ground)
-    panel.set_xticks(range(len(shown)), [axis.name for axis in shown], rotation=20, ha="right")
+            beside = {"xytext": (4, 0), "textcoords": "offset points"}
+            panel.annotate(word, (place, high), fontsize=7, va="center", bbox=ground, **beside)
+    names = [axis.name for axis in shown]
+    turned = {"rotation": 20, "ha": "right"} if max(map(len, names)) > _FITS else {}
+    panel.set_xticks(range(len(shown)), names, **turned)
+    panel.tick_params(length=0)
     panel.set_yticks([])
+    panel.set_xlim(-0.1, len(shown) - 1 + 0.35)  # room for the numbers of the last one
+    for spine in panel.spines.values():
+        spine.set_visible(False)
 
 
 def _scaled(values: Sequence[float], axis: _Axis) -> list[float]:

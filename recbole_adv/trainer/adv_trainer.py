@@ -10,6 +10,7 @@ from recbole.trainer import Trainer
 
 from recbole_adv import processes
 from recbole_adv.evaluation.metrics import JoinedEvaluator
+from recbole_adv.game.compiled_loss import compiled
 from recbole_adv.game.optimizer import optimizer_of
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player, only_player
@@ -85,6 +86,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
             self.loop.engine.gradients.sparse_tables = SparseTables(model, self.players)
         self.report = Report(self)
         self.best_epoch: int | None = None
+        self._compiled = compiled(self.players[0].loss) if config["compile"] else None
         self._weights_loaded = self._attached = False
         self._epoch: int | None = None
 
@@ -133,13 +135,18 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
 
     def _turns(self, loss_func=None) -> dict[str, Turn]:
         """A Turn for each player, over the optimizers of this moment: RecVAETrainer swaps them."""
-        turns = {}
+        turns, own = {}, self.players[0].loss
         for player in self.players:
             first = player is self.players[0]
+            loss = player.loss
+            if first and loss_func is not None and loss_func != own:
+                loss = loss_func
+            elif first and self._compiled is not None:
+                loss = self._compiled
             turns[player.name] = Turn(
                 player,
                 self.optimizer if first else self.optimizers.get(player.name),
-                loss_func if first and loss_func is not None else player.loss,
+                loss,
                 scaler=self.scalers.get(player.name),
                 techniques=list(self.techniques[player.name].values()),
                 stream=self.loop.streams.get(player.name),

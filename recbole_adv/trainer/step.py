@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_adv.errors import ConfigError
 from recbole_adv.model_state import undisturbed
 from recbole_adv.objective.parts import Loss, parts, total
 from recbole_adv.trainer.averaging import agree_after_move, average_gradients
@@ -146,19 +147,33 @@ class StepEngine:
 
     def _finish_move(self, turn: Turn, moved: Any) -> Outcome:
         """After a closed-form move: follow the pairs (tensor, gradient) uphill, if it gave any."""
-        if isinstance(moved, (list, tuple)):
-            tensors, gradients = zip(*moved)
-            turn.optimizer.zero_grad(set_to_none=True)
-            owned = [p for p in turn.player.parameters if p.requires_grad]
-            downhill = [-turn.weight * g for g in gradients]
-            torch.autograd.backward(tensors, downhill, inputs=owned)
-            average_gradients(turn.player.parameters)
-            turn.optimizer.step()
-        else:
-            agree_after_move(turn.player.parameters, self.model)
         outcome = Outcome()
-        self._finish(turn, outcome)
+        if not isinstance(moved, (list, tuple)):
+            agree_after_move(turn.player.parameters, self.model)
+            self._finish(turn, outcome)
+            return outcome
+        self._refuse_wrapping(turn)
+        tensors, gradients = zip(*moved)
+        downhill = [-turn.weight * gradient for gradient in gradients]
+        if turn.scaler is not None:
+            downhill = [turn.scaler.scale(gradient) for gradient in downhill]
+        for parameter in turn.player.parameters:
+            parameter.grad = None
+        owned = [p for p in turn.player.parameters if p.requires_grad]
+        torch.autograd.backward(tensors, downhill, inputs=owned)
+        self._step(turn, None, outcome)
         return outcome
+
+    @staticmethod
+    def _refuse_wrapping(turn: Turn) -> None:
+        for technique in turn.techniques:
+            if technique.wraps_gradient():
+                name = turn.player.name
+                raise ConfigError(
+                    f"{type(technique).__name__} changes a loss or how its gradient is found, and "
+                    f"player {name!r} moves along gradients that it gives itself; take it out of "
+                    f"{name}_techniques"
+                )
 
     def _finish(self, turn: Turn, outcome: Outcome) -> None:
         turn.steps += 1

@@ -30,6 +30,12 @@ def table():
     return nn.Parameter(torch.randn(N, D, generator=torch.Generator().manual_seed(7)))
 
 
+@pytest.fixture(params=[2**16, 2 * D], ids=["whole", "blocks of two rows"], autouse=True)
+def block(request, monkeypatch):
+    """Rows are stepped on a block at a time; most tests would have one block only."""
+    monkeypatch.setattr("recbole_adv.game.lazy_rows._BLOCK", request.param)
+
+
 def stepped(optimizer, parameter, gradients):
     for each in gradients:
         parameter.grad = each.clone()

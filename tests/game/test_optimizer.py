@@ -60,3 +60,24 @@ def test_what_cannot_be_built_is_refused(change, words):
 def test_unknown_learner_never_becomes_adam():
     with pytest.raises(ConfigError, match="sdg"):
         build_optimizer(weights(), "sdg", 0.1, 0.0)
+
+
+@pytest.mark.parametrize("keys", [{"learner_fused": True}, {"learner_foreach": True}])
+@pytest.mark.parametrize("model", ["BPR", "EIIL"])
+def test_one_kernel_or_one_call_moves_as_the_loop_does(model, keys, tiny):
+    """Within rounding; the argument reaches the first player's optimizer."""
+    game = {"max_start_epoch": 0, "penalty_start": 0} if model == "EIIL" else {}
+    settings = {"epochs": 1, "eval_step": 0, **game}
+    plain = tiny(model, **settings)
+    plain.fit(saved=False)
+    run = tiny(model, **settings, **keys)
+    run.fit(saved=False)
+    (name,) = keys
+    assert run.trainer.optimizer.param_groups[0][name.removeprefix("learner_")] is True
+    for one, other in zip(plain.model.parameters(), run.model.parameters()):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_both_at_once_are_one_sentence(tiny):
+    with pytest.raises(ConfigError, match="cannot be built: `fused` and `foreach` cannot be"):
+        tiny("BPR", learner_fused=True, learner_foreach=True)

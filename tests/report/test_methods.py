@@ -38,7 +38,7 @@ def test_labels(run):
     assert labels({}, attack) == ["BPR", "BPR + embedding_attack, preset=fgm"]
     assert labels({"epochs": 3}, {"epochs": 5}) == ["BPR, epochs=3", "BPR, epochs=5"]
     long = {"numerical_features": ["a_long_name", "another_long_name", "and_one_more_long_name"]}
-    assert labels({}, long) == ["BPR", "BPR (2)"]
+    assert labels({}, long, {"model": "FM"}) == ["BPR (1)", "BPR (2)", "FM"]
     assert labels({"model": "my/file.py:Mine"}) == ["Mine"]
 
 

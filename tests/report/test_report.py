@@ -101,6 +101,8 @@ def test_real_runs(runs, capsys):
     rows = [line for line in text.splitlines() if line.startswith("| EIIL | mrr@10 | ")]
     assert len(rows) == 1 and " users | " in rows[0]
     assert "Holm's correction is for all 2 comparisons" in text
+    assert main(["report", *map(str, runs.iterdir())]) == 0  # as of runs/*, the report included
+    assert Path("runs/report.md").read_text().count("\n") == text.count("\n")
     for title in ("min loss", "max objective", "validation mrr@10"):
         assert title in page.words
     assert "test_shifted" in text and "KL to train" in text and "Leak check" in text
@@ -168,11 +170,11 @@ def test_runs_of_other_data_stand_in_tables_of_their_own(run):
     assert main(["report", *map(str, folders), "--output", "out.html"]) == 0
     text = Path("out.md").read_text()
     assert (
-        "Only methods of one number can be compared: (1) BPR, dataset=made; (2) BPR, dataset=another"
+        "Only methods of one letter can be compared: [A] BPR, dataset=made; [B] BPR, dataset=another"
         in text
     )
     assert "## Comparison" not in text and "**0." not in text
-    assert "test of made (1)" in text and "test of another (2)" in text
+    assert "test of made [A]" in text and "test of another [B]" in text
 
 
 def test_metric_chooses_what_is_compared(run, capsys):
@@ -219,6 +221,10 @@ def test_a_sweep_stands_for_its_repetitions_or_its_best_trials(run, tmp_path):
     trial("sweep/seeds/d-2", 0.16, seed=2)
     assert main(["report", "sweep"]) == 0
     assert "| BPR | 2 | 0.0700 ± 0.0100 |" in (tmp_path / "sweep" / "report.md").read_text()
+    trial("sweep/seeds/e-1", 0.22, seed=1, epochs=9)
+    trial("sweep/seeds/e-2", 0.10, seed=2, epochs=9)
+    assert main(["report", "sweep"]) == 0  # 0.16 is a better mean than 0.14: it is the baseline
+    assert "Difference to BPR, epochs=9, paired" in (tmp_path / "sweep" / "report.md").read_text()
 
 
 def broken(name, text):

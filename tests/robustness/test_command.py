@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -80,6 +81,14 @@ def test_relative_epsilon_and_targets(run_of, capsys):
     assert table["delta_max"].tolist()[1] == pytest.approx(0.5 * norm, rel=1e-5)
 
 
+def test_without_matplotlib_the_rest_is_written(run_of, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    command = ["robustness", "--checkpoint", run_of("BPR"), "--attacks=random", "--output=out"]
+    assert main([*command, "--epsilon=1", "--seeds=1"]) == 0
+    assert files_of(Path("out")) == {"metrics.csv", "report.json", "report.md"}
+    assert "matplotlib is not installed" in caplog.text
+
+
 def test_a_run_that_fails_leaves_nothing(run_of, monkeypatch, capsys):
     def fail(*args):
         raise RuntimeError("no more")
@@ -125,6 +134,10 @@ REFUSED = {
     ),
     "the same run twice": ("robustness --checkpoint BPR BPR", "different runs"),
     "several runs, no output": ("robustness --checkpoint BPR SASRec", "write --output DIR"),
+    "runs of different tests": (
+        "robustness --checkpoint BPR LOO --output out",
+        *("LOO was split and tested by eval_args", "'LS'", "and BPR by"),
+    ),
     "output there": (ON_BPR + "--output empty", "'empty' is there already", "another --output"),
     "key misspelt": (ON_BPR + "--topkk=[5]", "'topkk'", "did you mean topk?"),
     "poison misspelt": (POISON + "--attacks bandwaggon", "'bandwaggon'", "did you mean bandwagon?"),
@@ -157,6 +170,8 @@ def here(run_of, tmp_path, settings_of):
     """Runs by short names, and files that are none."""
     shutil.copytree(run_of("BPR"), "BPR")
     shutil.copytree(run_of("SASRec"), "SASRec")
+    loo = {"order": "TO", "split": {"LS": "valid_and_test"}, "mode": "full"}
+    shutil.copytree(run_of("SASRec", eval_args=loo), "LOO")
     Path("empty").mkdir()
     torch.save({"state_dict": {}}, "weights.pth")
     return settings_of("BPR")["data_path"]

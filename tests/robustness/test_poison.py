@@ -15,7 +15,7 @@ from recbole_adv import Config
 from recbole_adv.errors import ConfigError
 from recbole_adv.robustness import fake_users, pga
 from recbole_adv.robustness.poison import PoisonPlan, load_poisoned, poison
-from recbole_adv.robustness.promotion import places, promotion, target_metrics
+from recbole_adv.robustness.promotion import Promotion, places, promotion, target_metrics
 
 RANKED = {"topk": [5], "metrics": ["NDCG"], "valid_metric": "NDCG@5"}
 LEAVE_ONE_OUT = {"order": "TO", "split": {"LS": "valid_and_test"}, "mode": "full"}
@@ -45,6 +45,18 @@ def test_a_target_that_everyone_has_does_not_count():
     place = torch.tensor([[1.0, 5.0], [1.0, 1.0]])
     counts = torch.tensor([[False, True], [False, True]])
     assert target_metrics(place, counts, [2])["t-hr@2"] == pytest.approx(0.5)
+
+
+def test_the_shift_of_predictions_is_of_those_who_lack_the_target():
+    """The third user owns the second target; everyone owns the third."""
+    counts = torch.tensor([[True, True, False], [True, True, False], [True, False, False]])
+    clean = Promotion(
+        {}, torch.tensor([[1.0, 2.0, 0.0], [3.0, 4.0, 0.0], [5.0, -math.inf, 0.0]]), counts
+    )
+    after = torch.tensor([[2.0, 2.0, 9.0], [3.0, 6.0, 9.0], [7.0, -math.inf, 9.0]])
+    # First target: (1 + 0 + 2) / 3, second: (0 + 2) / 2.
+    assert Promotion({}, after, counts).shift_from(clean) == pytest.approx(1.0)
+    assert clean.shift_from(clean) == 0
 
 
 # --- the data -----------------------------------------------------------------------------------
@@ -273,7 +285,7 @@ def test_promotion_counts_real_users_without_the_target(model, tiny):
     prepared = run.dataset.prepared
     found = promotion(
         SimpleNamespace(trainer=run.trainer, test_data=run.test, data=prepared), targets, n_real
-    )
+    ).figures
     net, hits = run.model.eval(), {3: [], 11: []}
     owned = {(u, i) for part in parts.values() for u, i in zip(*fake_users.pairs_in(part))}
     seen = {
@@ -320,6 +332,8 @@ def test_the_whole_command(settings_of, tmp_path):
     assert {p["figures"]["fake_users"] for p in points if p["strength"] == 0.2} == {
         math.ceil(0.2 * n_users)
     }
+    clean = [p["figures"]["t-shift"] for p in points if p["attack"] == "none"]
+    assert clean == [0, 0] and all(p["figures"]["t-shift"] for p in points if p["strength"])
     assert report["settings"]["config"]["techniques"] == ["embedding_attack"]
     assert "| bandwagon | 0.2 |" in text and "t-hr@5" in text
     assert {f.name for f in folder.iterdir()} == {

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.model.general_recommender import BPR
 from recbole.utils import InputType
 
 from recbole_adv.model_state import random_state
@@ -175,3 +176,20 @@ def test_points_are_the_seeds_and_come_back(tiny, as_trained):
     assert first[1].figures != first[4].figures and first[2].figures != first[5].figures
     same = attack.moves("random", 0.1, 3, []), attack.moves("random", 2.0, 3, [])
     assert torch.equal(same[0][0], same[1][0])  # one noise, of growing length
+
+
+class SparseBPR(BPR):
+    """BPR whose tables have sparse gradients."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        for table in (self.user_embedding, self.item_embedding):
+            table.sparse = True
+
+
+def test_sparse_gradients_are_the_dense_ones(tiny, as_trained):
+    found = []
+    for model in (BPR, SparseBPR):
+        run = as_trained(tiny(model, train_batch_size=100, **RANKED))
+        found.append(TableAttack(run, relative=False, steps=2).clean_gradient(0))
+    torch.testing.assert_close(found[0], found[1])

@@ -88,7 +88,17 @@ RUNS = {  # one epoch each, after which all processes must hold the same model
             },
         },
     ),
-    "sparse": ("BPR", {"sparse_embeddings": True, "techniques": ["ema", "clip_norm"]} | KEYS),
+    "sparse": (
+        "BPR",
+        {
+            "sparse_embeddings": True,
+            "techniques": ["embedding_attack", "agc", "clip_norm", "clippy", "ema"],
+            "embedding_attack_start_epoch": 0,
+            "clippy_embeddings": "rows",
+            "epochs": 2,
+        },
+    ),
+    "sparse game": ("EIIL", {"sparse_embeddings": True, "max_start_epoch": 0}),
     "scaler": ("NeuMF", {"enable_amp": True, "enable_scaler": True}),
     "NCLTrainer": ("NCL", {"warm_up_step": 1, "num_clusters": 2}),
     "TraditionalTrainer": ("Pop", {}),

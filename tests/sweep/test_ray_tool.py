@@ -110,14 +110,16 @@ def test_population_based_training_hands_on_states(noted):
         perturbation_epochs=3,
     )
     assert result["done"] == 2 and result["best"]["learning_rate"] == 0.05
-    first, second = (read_schedule(folder) for folder in Path("here/trials").iterdir())
-    changed, kept = sorted((first, second), key=len, reverse=True)
-    assert kept == [(0, {"learning_rate": 0.05})]
-    # What the bad one became: the good one's epochs 0 to 2, then a mutation of its setting.
-    assert changed[0] == (0, {"learning_rate": 0.05})
-    assert all(epoch in (3, 6) for epoch, _ in changed[1:])
-    table = pandas.read_csv("here/results.csv")
-    assert (table["score"] > 0.25).all() and (table["learning_rate"] == 0.05).all()
+    schedules = {folder.name: read_schedule(folder) for folder in Path("here/trials").iterdir()}
+    # What the bad one became: the good one's epochs 0 to 2, then a mutation of its setting, which may
+    # be either rate; a member that no longer learns may then be the better of the two, and be cloned.
+    assert all(schedule[0] == (0, {"learning_rate": 0.05}) for schedule in schedules.values())
+    assert all(epoch in (3, 6) for schedule in schedules.values() for epoch, _ in schedule[1:])
+    table = pandas.read_csv("here/results.csv").set_index("id")
+    assert (table["score"] > 0.25).all()
+    for name, schedule in schedules.items():
+        had = [setting for epoch, setting in schedule if epoch <= table["best_epoch"][name]][-1]
+        assert table["learning_rate"][name] == had["learning_rate"]
     assert len([n for n in noted.lines() if n.endswith("epoch 0")]) == 2  # each began once
     assert not list(Path("here").glob("trials/*/*.pth"))
 

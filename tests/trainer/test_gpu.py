@@ -69,3 +69,37 @@ def test_sparse_embeddings_train_as_on_the_cpu(learner, tiny):
     assert gpu.model.backbone.item_embedding.weight.grad.is_sparse
     for epoch, loss in cpu.fit(saved=False).train_loss_dict.items():
         assert losses[epoch] == pytest.approx(loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "technique",
+    ["sam", "asam", "awp", "ema", "lr_schedule", "clip_norm", "clip_value", "agc", "clippy"]
+    + ["gradient_accumulation", "gradient_noise", "monitor"],
+)
+def test_techniques_do_not_wait_for_the_device(technique, tiny):
+    """test_no_waiting.py without a device; here torch itself tells of a synchronisation."""
+    keys = {"clippy_embeddings": "rows", "gradient_noise_embeddings": True, "monitor_interval": 0}
+    run = tiny("EIIL", techniques=[technique], **keys, **ON_GPU, epochs=1)
+    run.trainer._before_fit(run.train)
+    run.trainer._train_epoch(run.train, 0)
+    batches = [batch.to("cuda") for batch in run.train]
+    turns, joint = run.trainer._turns(), run.trainer._joint()
+    for turn in turns.values():
+        turn.steps = 1
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches[:10]:
+            run.trainer.loop.engine.run_shared(list(turns.values()), joint, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("model", ["BPR", "NeuMF", "SASRec"])
+def test_fp16_with_a_scaler_of_one_player(model, tiny):
+    """The scaler lets steps through, and the loss falls as in float32."""
+    plain = tiny(model, **ON_GPU).fit(saved=False)
+    low = tiny(model, **ON_GPU, enable_amp=True, amp_dtype="float16", enable_scaler=True)
+    low.fit(saved=False)
+    assert low.trainer.loop.steps_taken["min"] > len(low.train)
+    for epoch, loss in plain.train_loss_dict.items():
+        assert low.trainer.train_loss_dict[epoch] == pytest.approx(loss, rel=0.05)

@@ -28,6 +28,7 @@ EIIL = {
     "mf_embedding_size": 8,
     "mlp_embedding_size": 8,
 }
+LOW = {"enable_amp": True, "amp_dtype": "bfloat16"}
 TENSOR = {"train_loader": "tensor"}
 DYNAMIC = {"distribution": "popularity", "sample_num": 2, "dynamic": True, "candidate_num": 2}
 
@@ -64,6 +65,9 @@ def state_of(run_dir):
         ("EIIL", {**EIIL, "game_update": "separate_forward"}),
         ("EIIL", {**EIIL, "generator": "table", "inference": "one_shot", "one_shot_epochs": 2}),
         ("EIIL", {**EIIL, "max_data": "fresh", "max_unit": "step"}),
+        ("EIIL", {**EIIL, **LOW, "game_update": "shared_graph", "learner_fused": True}),
+        ("EIIL", {**EIIL, **LOW, "game_update": "separate_forward", "max_learner_foreach": True}),
+        ("SASRec", {**LOW, "learner_foreach": True}),
         ("GroupDRO", {"n_environments": 3}),
         ("IRM", {"penalty_start": 3, "n_environments": 3}),
         ("CKE", {}),

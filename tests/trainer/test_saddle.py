@@ -7,6 +7,7 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_adv import Player
+from recbole_adv.errors import ConfigError
 from recbole_adv.trainer import INVTrainer
 
 MODES = ["shared_graph", "separate_forward"]
@@ -188,6 +189,31 @@ def test_surrogate_gradient_goes_uphill(tiny):
     run = tiny(Surrogate, max_first=True, **{**PLAY, "epochs": 1, "train_batch_size": 10**6})
     run.fit(saved=False)
     assert run.model.point()[1] == pytest.approx(-1.5 + 0.05 * 3)
+
+
+def test_gradients_of_a_move_are_clipped_scaled_and_counted(tiny):
+    """The gradient 3, clipped to 0.5, at rate 0.1: 0.05 a step; a scaler changes nothing."""
+    keys = {"max_learner": "sgd", "max_learning_rate": 0.1, "max_techniques": ["clip_norm"]}
+    keys = {
+        **PLAY,
+        **keys,
+        "max_clip_norm_max_norm": 0.5,
+        "epochs": 1,
+        "eval_step": 0,
+        "monitor_interval": 1,
+    }
+    for more in ({}, {"enable_amp": True, "enable_scaler": True}):
+        run = tiny(Surrogate, **keys, **more)
+        start = next(iter(run.model.env_generator.parameters())).item()
+        run.fit(saved=False)
+        moved = next(iter(run.model.env_generator.parameters())).item() - start
+        steps = run.trainer.loop.steps_taken["max"]
+        assert moved == pytest.approx(0.05 * steps, rel=1e-4) and steps == len(run.train)
+        figures = run.trainer.report._line
+        assert figures["max/clip_norm_total_norm"] == pytest.approx(3.0)
+        assert figures["max/clip_norm_clipped"] == 1.0
+    with pytest.raises(ConfigError, match="Sam changes a loss .* take it out of max_techniques"):
+        tiny(Surrogate, **{**keys, "max_techniques": ["sam"]}).fit(saved=False)
 
 
 def test_gain_is_the_rise_of_the_objective_by_the_step(tiny):

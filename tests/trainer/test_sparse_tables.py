@@ -143,6 +143,23 @@ def test_where_no_moment_fades_sparse_training_equals_dense(learner, tiny):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "model, settings",
+    [
+        ("EIIL", {"penalty_start": 0, "max_start_epoch": 0, "generator": "table"}),
+        ("IRM", {"penalty_start": 0, "n_environments": 3}),  # differentiates twice
+    ],
+)
+def test_games_and_penalties_equal_dense_ones(model, settings, tiny):
+    keys = {"backbone": "BPR", "learner": "sgd", "learning_rate": 0.5, "eval_step": 0, **settings}
+    dense = tiny(model, **keys).fit(saved=False)
+    sparse = tiny(model, **keys, **SPARSE).fit(saved=False)
+    tables = sparse.loop.engine.gradients.sparse_tables.sparse
+    assert tables.get("max", []) == (["env_generator.logit.weight"] if model == "EIIL" else [])
+    for mine, other in zip(sparse.model.parameters(), dense.model.parameters()):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
 def test_a_row_of_every_batch_moves_as_under_dense_adam(tiny):
     """All 60 users and items are in each batch of 256 rows and their negatives, but for padding."""
     keys = {"learner_eps": 1e-4, "learner_fused": False, "eval_step": 0, "train_batch_size": 1024}

@@ -40,6 +40,7 @@ class GroupDRO(BackboneRecommender):
         n = self.environments.n_environments
         self.register_buffer("weight", torch.full((n,), 1 / n))
         self.register_buffer("running_risk", torch.full((n,), torch.nan))
+        self._counted: torch.Tensor | None = None  # in this epoch: it reads all training rows
 
     def calculate_loss(self, interaction):
         loss, rows = self.rows(interaction)
@@ -62,10 +63,20 @@ class GroupDRO(BackboneRecommender):
                 there,
                 self.eta,
                 self.adjustment,
-                self.environments.counts(),
+                self._sizes() if self.adjustment else None,
                 self.running_risk,
             )
         )
+
+    def before_epoch(self, epoch: int, train_data) -> None:
+        super().before_epoch(epoch, train_data)
+        self._counted = None  # environments are revised between epochs alone
+
+    def _sizes(self):
+        """How many training rows each environment has [E]."""
+        if self._counted is None:
+            self._counted = self.environments.counts()
+        return self._counted
 
     def log_values(self):
         """For the log: weight, running risk and rows of each environment."""
