@@ -66,6 +66,8 @@ RUNS = {  # one epoch each, after which all processes must hold the same model
         },
     ),
     "KGTrainer": ("KTUP", {**KG, "train_rec_step": 1, "train_kg_step": 1, "epochs": 2}),
+    "both kinds of rows": ("CKE", {"kg_embedding_size": 8, "train_batch_size": 100, **KG}),
+    "user_uniform": ("BPR", {"train_positives": "user_uniform"}),
     "MKRTrainer": ("MKR", {**KG, "low_layers_num": 1, "high_layers_num": 1}),
     "RecVAETrainer": ("RecVAE", {"train_neg_sample_args": None, "n_enc_epochs": 1}),
     "S3RecTrainer": (
@@ -157,6 +159,7 @@ EQUAL = {  # trained by two processes and by one: the same weights
     "separate_forward": (Weighted, {"max_learner": "sgd"}),
     "shared_graph": (WeightedAtOnce, {"max_learner": "sgd"}),
     "sparse": (BPR, {"sparse_embeddings": True}),
+    "drop_last": (BPR, {"drop_last": True, "train_loader": "tensor"}),
     "clipped": (BPR, {"techniques": ["clip_norm"], "clip_norm_max_norm": 0.01}),
     "accumulated": (
         BPR,
