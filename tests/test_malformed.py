@@ -115,7 +115,7 @@ CONFIGURATION = {
     "file without class": ("-m mine.py -d tiny", "'mine.py'", "write mine.py:Class"),
     "syntax error": ("-m wrong.py:Mine -d tiny", "wrong.py", "SyntaxError", "line 1", "mend it"),
     "module missing": ("-m no.such.module:Mine -d tiny", "'no.such.module'", "file.py:Class"),
-    "several processes": ("--nproc=2", "several processes", "nproc 2", "leave both out"),
+    "no process": ("--nproc=0", "nproc must be at least 1", "got 0", "--nproc=2"),
     "processes a word": ("--nproc=two", "--nproc", "'two'", "--help"),
     "model without a name": ("-d tiny -m", "--model", "expected one argument", "--help"),
     "dataset misspelt": ("-m EIIL -d tinny", "'tinny'", "did you mean tiny"),

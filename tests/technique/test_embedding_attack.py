@@ -1,5 +1,7 @@
 """APR in full, and what every attack must keep: gradients, weights, the other parameters."""
 
+import dataclasses
+
 import pytest
 import torch
 from recbole.data.interaction import Interaction
@@ -413,5 +415,5 @@ def test_defaults_of_keys_and_arguments_agree():
     file = properties_dir() / "technique" / "embedding_attack.yaml"
     keys = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert set(keys) == set(read_options(file))
-    for name, field in EmbeddingAttack.__dataclass_fields__.items():
-        assert keys[f"embedding_attack_{name}"] == field.default, name
+    for field in dataclasses.fields(EmbeddingAttack):
+        assert keys[f"embedding_attack_{field.name}"] == field.default, field.name
