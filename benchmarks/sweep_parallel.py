@@ -71,6 +71,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "seconds": {way: round(value, 1) for way, value in seconds.items()},
         "ratio": round(seconds["Ray, two at once"] / serial, 3),
+        "ratio_by_way": {w: round(seconds["Ray, two at once"] / s, 3) for w, s in seconds.items()},
         "same_scores": all(first.equals(other) for other in others),
     }
     before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else None
