@@ -22,7 +22,8 @@ HEAD = """# Figures of speed
 
 Written by `python benchmarks/speed.py` from `benchmarks/results/`. One thread of a CPU unless a row says
 otherwise; no GPU was at hand, so there is no column for one. A ratio is of times taken in turns in one run,
-ours by RecBole's; below 1 is faster than RecBole. See [speed.md](speed.md) for what the keys do.
+ours by RecBole's; below 1 is faster than RecBole. EIIL, which RecBole
+does not have, stands against RecBole's Trainer on its backbone, BPR. See [speed.md](speed.md) for what the keys do.
 """
 WHY = {
     "BPR": "What a BPR step adds to that is scattering the gradients of the batch into dense tables and "
@@ -182,7 +183,7 @@ def main() -> None:
     for name in () if options.tables else SCRIPTS:
         print(f"== {name}", flush=True)
         subprocess.run([sys.executable, "-W", "ignore", str(HERE / f"{name}.py")], check=True)
-    PAGE.write_text(page())
+    PAGE.write_text("\n".join(line.rstrip() for line in page().splitlines()) + "\n")
 
 
 if __name__ == "__main__":
