@@ -123,7 +123,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="ml-100k only; writes no file")
     parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--models", nargs="*", default=["BPR", "LightGCN"])
+    parser.add_argument(
+        "--models", nargs="*", default=["BPR", "LightGCN"], help="the others' rows stay as they are"
+    )
     parser.add_argument("--only", nargs="*", default=[], help="these techniques; writes no file")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -143,7 +145,8 @@ def main() -> None:
                     flush=True,
                 )
     if large and not options.only:
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+        others = [r for r in json.loads(RESULTS.read_text()) if r["model"] not in options.models]
+        RESULTS.write_text(json.dumps(rows + others, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from recbole_adv.technique.base import Step, Technique
 from recbole_adv.technique.before_step import BeforeStep
 from recbole_adv.technique.epoch_means import EpochMeans
 from recbole_adv.technique.parameter_choice import chosen, pattern_of, tables_of
-from recbole_adv.technique.quiet_rows import QuietRows, rows_with_gradient
+from recbole_adv.technique.quiet_rows import QuietRows
 
 if TYPE_CHECKING:
     from recbole_adv.game.player import Player
@@ -55,32 +55,53 @@ def load_of_step(
 ) -> tuple[Tensor, Tensor]:
     """:func:`load` of the update ``now - start`` in the bound ``relative * |start| + absolute``.
 
-    On a CPU a large matrix goes through the cache in blocks of rows, and a block in which nothing moved
-    further than ``absolute`` is not divided: its load is given as at most that share.
+    On a CPU a large matrix goes through the cache in blocks of rows, and rows (or a block) in which
+    nothing moved further than ``absolute`` are not divided: their load is given as at most that share.
 
-    Returns the load and the largest absolute value of the update.
+    Returns the load and a length which no number of the update exceeds: scalars, or, by row,
+    [n, 1, ...].
     """
     if start.device.type != "cpu" or start.numel() <= _FEW or start.dim() < 2 or not absolute:
-        update = now - start
-        furthest = largest(update.abs(), by_row=False)
-        return load(update, start.abs().mul_(relative).add_(absolute), by_row), furthest
-    loads, lengths = [], []
+        update = (now - start).abs_()
+        bound = start.abs().mul_(relative).add_(absolute)
+        return load(update, bound, by_row), largest(update, by_row)
+    found = []
     rows = max(1, _BLOCK // (start.numel() // len(start)))
     block = torch.empty_like(start[:rows])  # stays in the cache
-    ones = (1,) * (start.dim() - 1)
     for before, after in zip(start.split(rows), now.split(rows)):
         update = torch.sub(after, before, out=block[: len(before)])
-        low, high = update.aminmax()
-        longest = torch.maximum(-low, high)
-        lengths.append(longest)
-        if longest <= absolute:
-            filled = longest / absolute
-            loads.append(filled.expand(len(before), *ones) if by_row else filled)
-        else:
-            bound = before.abs().mul_(relative).add_(absolute)
-            loads.append(largest(update.abs_().div_(bound), by_row))
-    whole = torch.cat(loads) if by_row else torch.stack(loads).amax()
-    return whole, torch.stack(lengths).amax()
+        found.append(_load_of_block(before, update, relative, absolute, by_row))
+    loads, lengths = zip(*found)
+    if by_row:
+        ones = (1,) * (start.dim() - 1)
+        shapes = [(len(before), *ones) for before in start.split(rows)]
+        loads, lengths = (
+            torch.cat([value.expand(shape) for value, shape in zip(values, shapes)])
+            for values in (loads, lengths)
+        )
+        return loads, lengths
+    return torch.stack(loads).amax(), torch.stack(lengths).amax()
+
+
+def _load_of_block(
+    before: Tensor, update: Tensor, relative: float, absolute: float, by_row: bool
+) -> tuple[Tensor, Tensor]:
+    """The same at once, of scalars if nothing moved further than ``absolute``; ``update`` is lost."""
+    low, high = update.aminmax()
+    longest = torch.maximum(-low, high)
+    if longest <= absolute:
+        return longest / absolute, longest
+    if not by_row:
+        bound = before.abs().mul_(relative).add_(absolute)
+        return update.abs_().div_(bound).amax(), longest
+    lengths = largest(update.abs_(), by_row)
+    filled = lengths / absolute
+    rows = (~(lengths <= absolute)).flatten().nonzero().squeeze(1)  # nan is among them
+    bound = before.index_select(0, rows).abs_().mul_(relative).add_(absolute)
+    return (
+        filled.index_copy_(0, rows, largest(update.index_select(0, rows) / bound, by_row)),
+        lengths,
+    )
 
 
 def why_idle(optimizer: optim.Optimizer, absolute: float) -> str:
@@ -165,11 +186,10 @@ class Clippy(Technique):
 
     def _before(self, parameter: nn.Parameter, optimizer: optim.Optimizer) -> BeforeStep:
         """A copy of the rows that may have to be shortened: by row on a CPU, where looking for them
-        is cheap, those that have a gradient if all others are known to fit."""
+        is cheap, those that have a gradient or are not known to fit."""
         rows = None
         if self._passes_over_rows(parameter):
-            if self._quiet.bound(parameter, optimizer) <= self.absolute:
-                rows = rows_with_gradient(parameter)
+            rows = self._quiet.other_rows(parameter, optimizer, self.absolute)
         return BeforeStep(parameter, optimizer, self.clip_state, rows)
 
     def _passes_over_rows(self, parameter: nn.Parameter) -> bool:
@@ -181,25 +201,37 @@ class Clippy(Technique):
         return self.embeddings == "rows" and id(parameter) in self.tables
 
     def _clip(self, moved: BeforeStep, optimizer: optim.Optimizer) -> tuple[Tensor, Tensor]:
-        parameter, by_row = moved.parameter, self._by_row(moved.parameter)
-        filled, furthest = load_of_step(
-            moved.start, moved.now(), self.relative, self.absolute, by_row
-        )
+        if self._passes_over_rows(moved.parameter):
+            return self._clip_rows(moved, optimizer)
+        by_row = self._by_row(moved.parameter)
+        filled, _ = load_of_step(moved.start, moved.now(), self.relative, self.absolute, by_row)
         factor = clipping_factor(filled)
-        if factor.device.type != "cpu":  # where looking would make the host wait
+        # Elsewhere than on a CPU the host would have to wait for the answer.
+        if factor.device.type != "cpu" or (factor < 1).any():
             moved.shorten(factor)
-            return factor.mean(), filled.amax()
-        n_fitting = 0
-        if self._passes_over_rows(parameter):
-            n_fitting = len(parameter) - len(factor)
-            self._quiet.moved(parameter, optimizer, furthest.item(), not n_fitting)
-        mean = (factor.sum() + n_fitting) / (factor.numel() + n_fitting)
-        if (factor < 1).any():
-            long = (factor < 1).flatten().nonzero().squeeze(1)
-            if factor.dim():
-                moved.narrow(long)
-            moved.shorten(factor[long] if factor.dim() else factor)
+        mean = factor.mean() if factor.numel() else factor.new_ones(())
         return mean, largest(filled, by_row=False)
+
+    def _clip_rows(self, moved: BeforeStep, optimizer: optim.Optimizer) -> tuple[Tensor, Tensor]:
+        """The same by row for a dense gradient on a CPU, with the rows that had not to be copied."""
+        parameter, absolute = moved.parameter, self.absolute
+        if moved.rows is None or not absolute:
+            find, update = load_of_step, moved.now()
+        else:  # the rows that were read are nobody else's
+            find, update = _load_of_block, moved.now().sub_(moved.start)
+        filled, furthest = find(moved.start, update, self.relative, absolute, True)
+        fits = not filled.dim()
+        known = furthest.item() if fits else furthest.flatten()
+        self._quiet.moved(parameter, optimizer, moved.rows, known)
+        worst = largest(filled, by_row=False)
+        if fits or worst <= 1:
+            return worst.new_ones(()), worst
+        factor = clipping_factor(filled)
+        long = (factor < 1).flatten().nonzero().squeeze(1)
+        mean = 1 - (1 - factor).sum() / len(parameter)
+        moved.narrow(long)
+        moved.shorten(factor[long])
+        return mean, worst
 
     def after_step(self, turn: Turn, outcome: Outcome) -> None:
         if not self._step:

@@ -13,18 +13,27 @@ class EpochMeans:
     """
 
     def __init__(self):
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # by names [k]: sums and counts [2, k]
 
     def add(self, **values: Tensor) -> None:
-        """Count one step; each value is a scalar."""
-        for name, value in values.items():
-            if name not in self._sums:
-                self._sums[name] = torch.zeros(2, dtype=torch.float64, device=value.device)
-            counted = value.isfinite()
-            self._sums[name] += torch.stack([torch.where(counted, value, 0).double(), counted])
+        """Count one step; each value is a scalar, all are on one device."""
+        if not values:
+            return
+        new = torch.stack(list(values.values())).double()
+        counted = new.isfinite()
+        pair = torch.stack([torch.where(counted, new, 0.0), counted.double()])
+        names = tuple(values)
+        if names in self._sums:
+            self._sums[names] += pair
+        else:
+            self._sums[names] = pair
 
     def read(self) -> dict[str, float]:
         """The means by name, and a new start; this reads the device."""
         sums, self._sums = self._sums, {}
-        pairs = {name: pair.tolist() for name, pair in sums.items()}
-        return {name: total / count for name, (total, count) in pairs.items() if count}
+        totals: dict[str, tuple[float, float]] = {}
+        for names, pair in sums.items():
+            for name, total, count in zip(names, *pair.tolist()):
+                before = totals.get(name, (0.0, 0.0))
+                totals[name] = before[0] + total, before[1] + count
+        return {name: total / count for name, (total, count) in totals.items() if count}

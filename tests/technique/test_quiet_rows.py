@@ -11,7 +11,7 @@ from torch import nn, optim
 from recbole_adv.game.clippy_adagrad import ClippyAdagrad
 from recbole_adv.technique.agc import agc_factor, clip_units_
 from recbole_adv.technique.clippy import Clippy
-from recbole_adv.technique.quiet_rows import QuietRows, rows_with_gradient
+from recbole_adv.technique.quiet_rows import QuietRows
 
 ROWS, WIDTH = 60, 4
 
@@ -36,65 +36,89 @@ MAKERS = {
 }
 
 
+@pytest.mark.parametrize("limit", [0.0, 0.003, math.inf])
 @pytest.mark.parametrize("learner", MAKERS)
-def test_the_bound_holds_and_is_not_idle(learner):
-    """In float64, step by step, with a rate that changes; the bound is nearly met."""
+def test_the_bounds_hold_and_are_not_idle(learner, limit):
+    """In float64, step by step, with a rate that changes; they are nearly met."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(ROWS, WIDTH, dtype=torch.float64))
     optimizer, quiet = MAKERS[learner](weight), QuietRows()
-    nearest = 0.0
+    nearest, kinds = 0.0, set()
     for step in range(60):
         weight.grad = gradient_of(step).double() if step % 10 else torch.zeros_like(weight)
         optimizer.param_groups[0]["lr"] *= 1.5 if step % 7 == 3 else 0.9
         still = (weight.grad == 0).all(1)
-        bound, before = quiet.bound(weight, optimizer), weight.detach().clone()
-        assert math.isfinite(bound)
+        bounds, before = quiet.bounds(weight, optimizer, limit), weight.detach().clone()
+        kinds.add(type(bounds))
+        bounds = torch.as_tensor(bounds).expand(ROWS)
+        assert bounds.isfinite().all()
         optimizer.step()
-        moved = (weight.detach() - before).abs()
-        assert moved[still].max() <= bound + 1e-15
-        if bound:
-            nearest = max(nearest, moved[still].max().item() / bound)
-        quiet.moved(
-            weight, optimizer, moved[~still].amax().item() if not still.all() else 0.0, False
-        )
+        moved = (weight.detach() - before).abs().amax(1)
+        assert (moved[still] <= bounds[still] + 1e-15).all()
+        if bounds[still].any():
+            some = still & (bounds > 0)
+            nearest = max(nearest, (moved[some] / bounds[some]).max().item())
+        quiet.moved(weight, optimizer, (~still).nonzero().squeeze(1), moved[~still])
     if learner.startswith("adam"):
         assert nearest > (0.7 if "betas" in learner else 0.9)
+        assert kinds == {0.0: {torch.Tensor, float}, math.inf: {float}}.get(limit, kinds)
+    else:
+        assert limit == 0.0 or kinds == {float}
 
 
 def test_nothing_is_known_of_a_step_that_was_not_seen():
     weight = nn.Parameter(torch.randn(ROWS, WIDTH))
     optimizer, quiet = MAKERS["adam"](weight), QuietRows()
-    assert quiet.bound(weight, optimizer) == 0  # averages of 0 move nothing
+    assert quiet.bounds(weight, optimizer, 1.0) == 0  # averages of 0 move nothing
 
     def step():
         weight.grad = gradient_of(1)
         optimizer.step()
 
+    moved = torch.full((ROWS,), 0.01)
     step()
-    quiet.moved(weight, optimizer, 0.01, True)
-    assert 0 < quiet.bound(weight, optimizer) < 0.01
-    quiet.moved(weight, optimizer, 0.0, True)  # a scaler left it out: the averages are the same
-    assert 0 < quiet.bound(weight, optimizer) < 0.01
+    quiet.moved(weight, optimizer, None, moved)
+    assert 0 < quiet.bounds(weight, optimizer, 1.0) < 0.01
+    quiet.moved(
+        weight, optimizer, None, 0 * moved
+    )  # a scaler left it out: the averages are the same
+    assert 0 < quiet.bounds(weight, optimizer, 1.0) < 0.01
     step()
-    assert quiet.bound(weight, optimizer) == math.inf
-    quiet.moved(weight, optimizer, 0.01, True)
-    assert quiet.bound(weight, optimizer) == math.inf  # it was none of the steps asked about
+    assert quiet.bounds(weight, optimizer, 1.0) == math.inf
+    quiet.moved(weight, optimizer, None, moved)
+    assert quiet.bounds(weight, optimizer, 1.0) == math.inf  # it was none of the steps asked about
     step()
-    quiet.moved(weight, optimizer, math.nan, False)
-    assert not quiet.bound(weight, optimizer) <= 1e30
+    quiet.moved(weight, optimizer, None, torch.where(torch.arange(ROWS) == 3, math.nan, moved))
+    bounds = quiet.bounds(weight, optimizer, 1.0)
+    assert (~(bounds <= 1e30)).nonzero().tolist() == [[3]]
     for keys in ({"weight_decay": 0.1}, {"eps": 0.0}, {"betas": (0.9, 0.0)}):
-        assert quiet.bound(weight, optim.Adam([weight], **keys)) == math.inf
-    assert quiet.bound(weight, optim.SGD([weight], lr=1.0, momentum=0.9)) == math.inf
+        assert quiet.bounds(weight, optim.Adam([weight], **keys), 1.0) == math.inf
+    sgd = optim.SGD([weight], lr=1.0, momentum=0.9)
+    assert quiet.bounds(weight, sgd, 1.0) == math.inf
+    assert quiet.other_rows(weight, sgd, 1.0) is None
 
 
-def test_rows_with_gradient():
-    weight = nn.Parameter(torch.zeros(6, 2))
-    weight.grad = torch.zeros(6, 2)
-    assert rows_with_gradient(weight).tolist() == []
+def test_rows_with_gradient_or_far_to_go():
+    weight = nn.Parameter(torch.zeros(9, 2))
+    optimizer, quiet = optim.Adam([weight], lr=0.1, betas=(0.9, 0.9)), QuietRows()
+    weight.grad = torch.zeros(9, 2)
+    assert quiet.other_rows(weight, optimizer, 0.05).tolist() == []
     weight.grad[1, 1], weight.grad[4, 0] = -1.0, torch.nan
-    assert rows_with_gradient(weight).tolist() == [1, 4]
-    weight.grad[0, 0] = 1.0
-    assert rows_with_gradient(weight) is None
+    rows = quiet.other_rows(weight, optimizer, 0.05)
+    assert rows.tolist() == [1, 4]
+    optimizer.step()
+    quiet.moved(weight, optimizer, rows, torch.tensor([0.1, torch.nan]))
+    weight.grad = torch.zeros(9, 2)
+    weight.grad[7, 0] = 1e-3
+    rows = quiet.other_rows(weight, optimizer, 0.04)
+    assert rows.tolist() == [1, 4, 7]  # by hand: 1 goes on by 0.1 * sqrt(0.9 / 1.9) = 0.069
+    optimizer.step()
+    quiet.moved(weight, optimizer, rows, torch.tensor([0.01, 0.0, 0.1]))
+    weight.grad = torch.zeros(9, 2)
+    assert quiet.other_rows(weight, optimizer, 0.05).tolist() == [7]
+    assert quiet.other_rows(weight, optimizer, 1.0).tolist() == []
+    weight.grad[:5] = 1.0
+    assert quiet.other_rows(weight, optimizer, 0.05) is None
 
 
 @pytest.mark.parametrize("clip_state", [False, True])
@@ -121,16 +145,16 @@ def test_clippy_is_the_same_as_with_a_look_at_every_row(learner, clip_state, mon
         return table.weight.detach(), optimizer.state[table.weight], figures
 
     looked_at = []
-    real = rows_with_gradient
+    real = QuietRows.other_rows
 
-    def noted(parameter):
-        looked_at.append(real(parameter))
+    def noted(*arguments):
+        looked_at.append(real(*arguments))
         return looked_at[-1]
 
-    monkeypatch.setattr("recbole_adv.technique.clippy.rows_with_gradient", noted)
+    monkeypatch.setattr(QuietRows, "other_rows", noted)
     weight, state, figures = run()
     seldom = sum(rows is not None for rows in looked_at)
-    monkeypatch.setattr(QuietRows, "bound", lambda *arguments: math.inf)
+    monkeypatch.setattr(QuietRows, "other_rows", lambda *arguments: None)
     monkeypatch.setattr(QuietRows, "moved", lambda *arguments: None)
     full_weight, full_state, full_figures = run()
     assert weight.equal(full_weight)
