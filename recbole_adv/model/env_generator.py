@@ -57,7 +57,7 @@ class MLPGenerator(nn.Module):
         # more than the network itself.
         layers: list[nn.Module] = []
         for hidden in config["generator_hidden_size"]:
-            layers += [nn.Linear(size, hidden), nn.ReLU()]
+            layers += [_Linear(size, hidden), nn.ReLU()]
             size = hidden
         self.mlp = nn.Sequential(*layers, nn.Linear(size, config["n_environments"]))
 
@@ -78,6 +78,14 @@ class MLPGenerator(nn.Module):
         index = torch.arange(len(self.row_user), device=self.row_user.device)
         chunks = [self(self.row_user[i], self.row_item[i], i) for i in index.split(_CHUNK)]
         return torch.cat(chunks)
+
+
+class _Linear(nn.Linear):
+    """Many rows, few columns: the weight's gradient as a product with the rows transposed, [in, out],
+    is faster than torch's, [out, in]."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.addmm(self.bias, rows, self.weight.t().contiguous())
 
 
 def _log_count(ids: Tensor, n: int) -> Tensor:

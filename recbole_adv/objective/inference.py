@@ -10,14 +10,15 @@ from torch import Tensor
 
 
 class _Statistics(NamedTuple):
-    """Of a batch, by environment, each [E, 1]: mass p, sum of q, sum of q g, what the square of the
-    mean gradient is divided by (inf where it counts as 0), and that square."""
+    """Of a batch: q g [E, B], and by environment, each [E, 1]: mass p, sum of q, sum of q g, the square
+    of the mean gradient, and 2 p by what that square is divided by (inf where it counts as 0)."""
 
+    product: Tensor
     mass: Tensor
     weight: Tensor
     weighted: Tensor
-    divisor: Tensor
     square: Tensor
+    slope: Tensor
 
 
 def _statistics(g: Tensor, q: Tensor, unbiased: bool) -> _Statistics:
@@ -31,7 +32,8 @@ def _statistics(g: Tensor, q: Tensor, unbiased: bool) -> _Statistics:
         square = square - (product * product).sum(1, keepdim=True)
         there, divisor = there & (pairs > math.sqrt(eps) * divisor), pairs
     divisor = torch.where(there, divisor, math.inf)
-    return _Statistics(weight / len(g), weight, weighted, divisor, square / divisor)
+    mass = weight / len(g)
+    return _Statistics(product, mass, weight, weighted, square / divisor, 2 * mass / divisor)
 
 
 class _OfGradients(torch.autograd.Function):
@@ -51,8 +53,10 @@ class _OfGradients(torch.autograd.Function):
         g, q = ctx.saved_tensors
         # Of a second derivative autograd must see where the statistics come from.
         s = _statistics(g, q, ctx.unbiased) if torch.is_grad_enabled() else ctx.statistics
-        others = s.weighted - q * g if ctx.unbiased else s.weighted
-        return (q * others * (2 * pull * s.mass / s.divisor)).sum(0), None, None, None
+        slope = pull * s.slope
+        level = slope * s.weighted
+        others = torch.addcmul(level, slope, s.product, value=-1) if ctx.unbiased else level
+        return (q * others).sum(0), None, None, None
 
 
 class _OfMembership(torch.autograd.Function):
@@ -66,22 +70,27 @@ class _OfMembership(torch.autograd.Function):
     def forward(ctx: Any, g: Tensor, q: Tensor, unbiased: bool, s: _Statistics, w: float) -> Tensor:
         ctx.save_for_backward(g, q)
         ctx.unbiased, ctx.statistics, ctx.w = unbiased, s, w
-        value = s.square - w * _log(s.mass) if w else s.square
+        value = s.square
+        if w:
+            ctx.log_mass = _log(s.mass)
+            value = value - w * ctx.log_mass
         return (s.mass * value).sum() - w * math.log(len(q))
 
     @staticmethod
     def backward(ctx: Any, pull: Tensor):
         g, q = ctx.saved_tensors
-        s = _statistics(g, q, ctx.unbiased) if torch.is_grad_enabled() else ctx.statistics
-        slope = 2 * s.mass / s.divisor
-        level = s.square / len(g) - slope * s.square * s.weight
+        again = torch.is_grad_enabled()
+        s = _statistics(g, q, ctx.unbiased) if again else ctx.statistics
+        of_g, of_square = s.slope * s.weighted, s.slope * s.square
+        level = s.square / len(g) - of_square * s.weight
         if ctx.w:
             tiny = torch.finfo(s.mass.dtype).tiny
-            level = level - ctx.w / len(g) * (_log(s.mass) + (s.mass >= tiny))
-        of_q = level + (slope * s.weighted) * g
+            log_mass = _log(s.mass) if again else ctx.log_mass
+            level = level - ctx.w / len(g) * (log_mass + (s.mass >= tiny))
         if ctx.unbiased:
-            of_q = of_q + q * (slope * (s.square - g * g))
-        return None, pull * of_q, None, None, None
+            of_g = torch.addcmul(of_g, s.slope, s.product, value=-1)
+            level = torch.addcmul(level, of_square, q)
+        return None, pull * torch.addcmul(level, of_g, g), None, None, None
 
 
 def _log(mass: Tensor) -> Tensor:

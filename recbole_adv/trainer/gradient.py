@@ -91,7 +91,8 @@ class Gradients:
     def together(self, turns: Sequence[Turn], joint: Joint, batch: Any) -> Mapping[str, Loss]:
         """Fill the gradients of several players from one forward pass, each only into its own.
 
-        Under :func:`~recbole_adv.game.player.graphs_apart` no graph has to be kept.
+        Under :func:`~recbole_adv.game.player.graphs_apart` no graph has to be kept, and the graph that
+        was built last goes first, while the cache still has it.
         """
         for turn in turns:
             if not turn.waiting:
@@ -101,7 +102,7 @@ class Gradients:
             losses = joint(batch)
         method = getattr(self.model, "calculate_joint", None)
         apart = getattr(method, "graphs_are_apart", False)
-        for turn in turns:
+        for turn in turns[::-1] if apart else turns:
             loss = losses[turn.player.name]
             self._check_finite(turn, loss)
             keep = turn is not turns[-1] and not apart
