@@ -57,7 +57,7 @@ class MLPGenerator(nn.Module):
         # more than the network itself.
         layers: list[nn.Module] = []
         for hidden in config["generator_hidden_size"]:
-            layers += [_Linear(size, hidden), nn.ReLU()]
+            layers += [_Linear(size, hidden), nn.ReLU(inplace=True)]
             size = hidden
         self.mlp = nn.Sequential(*layers, nn.Linear(size, config["n_environments"]))
 
@@ -69,7 +69,7 @@ class MLPGenerator(nn.Module):
         for *users, items in self._tables:
             embedding = F.embedding(item, items.weight.detach())
             for table in users:
-                embedding = embedding * F.embedding(user, table.weight.detach())
+                embedding.mul_(F.embedding(user, table.weight.detach()))
             features.append(embedding)
         return self.mlp(torch.cat(features, dim=-1))
 
