@@ -82,11 +82,11 @@ class _OfMembership(torch.autograd.Function):
         again = torch.is_grad_enabled()
         s = _statistics(g, q, ctx.unbiased) if again else ctx.statistics
         of_g, of_square = s.slope * s.weighted, s.slope * s.square
-        level = s.square / len(g) - of_square * s.weight
+        level = torch.addcmul(s.square / len(g), of_square, s.weight, value=-1)
         if ctx.w:
             tiny = torch.finfo(s.mass.dtype).tiny
             log_mass = _log(s.mass) if again else ctx.log_mass
-            level = level - ctx.w / len(g) * (log_mass + (s.mass >= tiny))
+            level = level.sub(log_mass + (s.mass >= tiny), alpha=ctx.w / len(g))
         if ctx.unbiased:
             of_g = torch.addcmul(of_g, s.slope, s.product, value=-1)
             level = torch.addcmul(level, of_square, q)
