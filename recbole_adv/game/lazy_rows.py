@@ -79,7 +79,7 @@ class _Touched:
         rows, values = parameter.grad.indices()[0], parameter.grad.values()
         # The first step makes the state, and its counts must not begin again with each block.
         in_one = in_one or not state or parameter.device.type != "cpu"
-        size = max(1, rows.numel() if in_one else _BLOCK // max(1, parameter[0].numel()))
+        size = max(1, rows.numel() if in_one else _BLOCK // max(1, parameter.shape[1:].numel()))
         self.blocks, self.values = rows.split(size), values.split(size)
         self.counts = {n: _copy(v) for n, v in state.items() if not _by_row(v, parameter.shape[0])}
 
@@ -128,7 +128,7 @@ def _gather(table: Tensor, rows: Tensor, memory: dict[str, Tensor], name: str) -
 
 def _scatter(table: Tensor, rows: Tensor, values: Tensor) -> None:
     """``table[rows] = values``, in numbers of 16 bytes: index_copy_ takes its time for each number."""
-    row_bytes = table.element_size() * table[0].numel()
+    row_bytes = table.element_size() * table.shape[1:].numel()
     if table.device.type == "cpu" and table.dim() == 2 and row_bytes % 16 == 0:
         if table.is_contiguous() and values.is_contiguous():
             table, values = table.view(torch.complex128), values.view(torch.complex128)
