@@ -298,3 +298,23 @@ def test_graphs_apart_are_freed_each_by_its_own_backward(tiny):
             return super().calculate_joint(interaction)
 
     assert not hasattr(Own.calculate_joint, "graphs_are_apart")
+
+
+def test_the_generator_is_the_plain_network_of_its_layers(tiny):
+    """Values and gradients are those of torch's linear layers on the product, the counts and the time."""
+    net = tiny("EIIL").model
+    user, item, index = torch.tensor([1, 2, 2]), torch.tensor([3, 1, 3]), torch.tensor([0, 4, 2])
+    generator = net.env_generator
+    features = [generator.user_count[user], generator.item_count[item]]
+    if generator.row_time is not None:
+        features.append(generator.row_time[index])
+    product = net.backbone.user_embedding.weight[user] * net.backbone.item_embedding.weight[item]
+    first, _, last = generator.mlp
+    hidden = torch.cat([torch.stack(features, dim=1), product.detach()], dim=1) @ first.weight.T
+    expected = (hidden + first.bias).relu() @ last.weight.T + last.bias
+    found = generator(user, item, index)
+    torch.testing.assert_close(found, expected)
+    slope = torch.randn_like(found)
+    parameters = list(generator.parameters())
+    for one, other in zip(*(torch.autograd.grad(v, parameters, slope) for v in (found, expected))):
+        torch.testing.assert_close(one, other)
