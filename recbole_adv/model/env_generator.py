@@ -63,15 +63,22 @@ class MLPGenerator(nn.Module):
 
     def forward(self, user: Tensor, item: Tensor, index: Tensor) -> Tensor:
         """user, item, index: [B].   Returns logits [B, E]."""
-        features = [self.user_count[user].unsqueeze(-1), self.item_count[item].unsqueeze(-1)]
+        # Written in place: to put them together from parts would copy as much again.
+        features = self.user_count.new_empty(len(user), self.mlp[0].in_features)
+        known = [self.user_count[user], self.item_count[item]]
         if self.row_time is not None:
-            features.append(self.row_time[index].unsqueeze(-1))
+            known.append(self.row_time[index])
+        for column, value in enumerate(known):
+            features[:, column] = value
+        end = len(known)
         for *users, items in self._tables:
-            embedding = F.embedding(item, items.weight.detach())
-            for table in users:
-                embedding.mul_(F.embedding(user, table.weight.detach()))
-            features.append(embedding)
-        return self.mlp(torch.cat(features, dim=-1))
+            start, end = end, end + items.embedding_dim
+            part, embedding = features[:, start:end], F.embedding(item, items.weight.detach())
+            if users:
+                torch.mul(embedding, F.embedding(user, users[0].weight.detach()), out=part)
+            else:
+                part.copy_(embedding)
+        return self.mlp(features)
 
     def of_all_rows(self) -> Tensor:
         """Logits of every training row [N, E]."""

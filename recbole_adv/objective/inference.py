@@ -103,11 +103,11 @@ def irm_inference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``eiil_objective('irm', ...)`` for two players, the second one's less a multiple of ``balance``.
 
-    estimator: ``u`` or ``plain``. gradient: [B]; q: [B, E].
+    estimator: ``u`` or ``plain``. gradient: [B]; q: [E, B], the other way round than elsewhere.
     Returns J as a function of the gradients alone, q held; J - balance_weight KL(p || uniform) as one
     of q alone, the gradients held, on a graph of its own; and the masses p [E].
     """
-    g, q = gradient.to(q.dtype), q.t()
+    g = gradient.to(q.dtype)
     g_held, q_held = g.detach(), q.detach()
     unbiased = estimator == "u"
     with torch.no_grad():

@@ -64,13 +64,17 @@ class EIIL(BackboneRecommender):
 
     def membership(self, interaction, index):
         """q [B, E] of the training rows ``index`` [B] of a batch."""
+        return self._by_environment(interaction, index).t()
+
+    def _by_environment(self, interaction, index):
+        """q transposed, [E, B]: over the first of two dimensions a softmax is several times as fast as
+        over a last one of 2, and so is what follows."""
         if self._hard:
             hard = self.hard_environment[index]
-            return torch.nn.functional.one_hot(hard, len(self.mass)).float()
+            return torch.nn.functional.one_hot(hard, len(self.mass)).t().float()
         n = len(index)
         user, item = interaction[self.USER_ID][:n], interaction[self.ITEM_ID][:n]
-        # Over the first of two dimensions a softmax is several times as fast as over a last one of 2.
-        return self.env_generator(user, item, index).t().softmax(dim=0).t()
+        return self.env_generator(user, item, index).t().softmax(dim=0)
 
     def calculate_loss(self, interaction):
         loss, rows = self.rows(interaction)
@@ -78,29 +82,29 @@ class EIIL(BackboneRecommender):
         if weight == 0:
             return loss
         with torch.no_grad():
-            q = self.membership(interaction, rows.index)
+            q = self._by_environment(interaction, rows.index)
         return _with_penalty(loss, weight * self.inferred(rows, q)[0])
 
     def calculate_max_objective(self, interaction):
         with torch.no_grad():
             _, rows = self.rows(interaction)
-        q = self.membership(interaction, rows.index)
+        q = self._by_environment(interaction, rows.index)
         return self._leashed(self.inferred(rows, q), q)
 
     @graphs_apart
     def calculate_joint(self, interaction):
         loss, rows = self.rows(interaction)
-        q = self.membership(interaction, rows.index)
+        q = self._by_environment(interaction, rows.index)
         inferred, weight = self.inferred(rows, q), self.penalty(self.progress)
         min_loss = _with_penalty(loss, weight * inferred[0]) if weight else loss
         return min_loss, self._leashed(inferred, q)
 
     def inferred(self, rows, q):
-        """J of the rows under the memberships q [B, E] for the min player, q held; less the multiple of
+        """J of the rows under the memberships q [E, B] for the min player, q held; less the multiple of
         KL that keeps environments from emptying, the rows held, for the max player; masses [E]."""
         if self.objective == "irm" and self.estimator in ("u", "plain"):
             return irm_inference(rows.gradient, q, self.estimator, self.balance_weight)
-        loss, gradient = rows.loss, rows.gradient
+        loss, gradient, q = rows.loss, rows.gradient, q.t()
         of_rows = eiil_objective(self.objective, loss, gradient, q.detach(), self.estimator)
         held = loss.detach(), gradient.detach()
         of_membership = eiil_objective(self.objective, *held, q, self.estimator)
@@ -108,11 +112,11 @@ class EIIL(BackboneRecommender):
         return of_rows, of_membership - self.balance_weight * balance(mass), mass.detach()
 
     def _leashed(self, inferred, q):
-        """The max player's J, less what keeps memberships from hardening."""
+        """The max player's J, less what keeps memberships q [E, B] from hardening."""
         _, value, mass = inferred
         self.mass.copy_(mass)
         if self.entropy_weight:
-            value = value - self.entropy_weight * membership_entropy(q)
+            value = value - self.entropy_weight * membership_entropy(q.t())
         return value
 
     # --- the paper's schedule -------------------------------------------------------------------
