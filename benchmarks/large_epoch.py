@@ -129,11 +129,18 @@ def measure(model: str, data: str, folder: str, options) -> dict:
     """Seconds of each way's loader, step and epoch, and peaks of memory."""
     ways = ways_of(model, options.ways)
     row = times_of(model, data, folder, ways, options)
-    for way, found in row["ways"].items():
+    for found in row["ways"].values():
         found["epoch s"] = found["load s"] + row["batches"] * found["step ms"] / 1000
         found["ratio"] = found["epoch s"] / row["ways"][ways[0]]["epoch s"]
-        if options.peaks:
-            found["peak MB"] = peak(model, data, folder, way)
+    if options.peaks:
+        add_peaks(row, folder, ways)
+    return row
+
+
+def add_peaks(row: dict, folder: str, ways: list[str]) -> dict:
+    """The row with the peak of each way."""
+    for way in ways:
+        row["ways"][way]["peak MB"] = peak(row["model"], row["data"], folder, way)
     return row
 
 
@@ -206,6 +213,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=list(WAYS), help="the first is the base")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--no-peaks", dest="peaks", action="store_false")
+    parser.add_argument("--only-peaks", action="store_true", help="into the rows of the last table")
     parser.add_argument("--folder", help="where the data are, or are to be kept")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -224,7 +232,11 @@ def main() -> None:
             if not (Path(folder) / data).is_dir():
                 generate(Path(folder), data)
             for model in options.models:
-                row = measure(model, data, folder, options)
+                if options.only_peaks:
+                    ways = ways_of(model, options.ways)
+                    row = add_peaks(before[data, model], folder, ways)
+                else:
+                    row = measure(model, data, folder, options)
                 show(row, before.get((data, model)))
                 before[data, model] = row
                 RESULTS.write_text(json.dumps(list(before.values()), indent=1) + "\n")
