@@ -17,11 +17,11 @@ import itertools
 import json
 import logging
 import os
-import re
 import tempfile
 from pathlib import Path
 
 import torch
+from memory import forget_peak, peak_mb
 from minmax_step import generate, paired
 
 from recbole_adv import Config
@@ -104,12 +104,11 @@ def peak(steps_with, settings: dict) -> float:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        Path("/proc/self/clear_refs").write_text("5")  # the mark of loading the data is not ours
+        forget_peak()  # that of loading the data is not ours
         run = steps_with(settings)
         for _ in range(4):
             run()
-        most = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-        os.write(writer, str(most).encode())
+        os.write(writer, str(peak_mb()).encode())
         os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)

@@ -9,8 +9,8 @@ batches already loaded. So a model whose step takes seconds can be measured too.
 one thread; ways take turns, and a ratio is that of the medians. EIIL, which RecBole does not have, is
 measured against RecBole's Trainer on its backbone, BPR.
 
-``peak`` is the largest resident set of a process that builds the data and the model, reads an epoch and
-takes the steps. ``bound`` is the least that a dense step could take here (bound.py): Adam's passes over
+``peak`` is the largest resident set of a process that reads an epoch and takes the steps, data and model
+included, but not the peak of reading the file, which is RecBole's for all. ``bound`` is the least that a dense step could take here (bound.py): Adam's passes over
 its tables at the speed of a copy, or the products of forward and backward at the speed of a large one.
 ``parts`` is where a step of the way "tensor" goes.
 """
@@ -18,9 +18,9 @@ its tables at the speed of a copy, or the products of forward and backward at th
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,6 +33,7 @@ import pandas
 import torch
 from bound import bound, speeds, timed
 from epoch import GAME, QUIET, parts_of
+from memory import forget_peak, peak_mb
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
@@ -185,9 +186,11 @@ def print_peak(options) -> None:
     """What :func:`peak` runs."""
     model = options.models[0]
     trainer, loader = built(model, options.data[0], options.folder, options.peak_of)
+    gc.collect()
+    forget_peak()
     read(loader)
     trainer._train_epoch(Kept(loader, N_STEPS[model]), 0)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_mb())
 
 
 def show(row: dict, before: dict | None) -> None:
