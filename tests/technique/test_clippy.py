@@ -15,7 +15,8 @@ from recbole_adv import Technique
 from recbole_adv.errors import ConfigError
 from recbole_adv.game.clippy_adagrad import load
 from recbole_adv.game.optimizer import LEARNERS
-from recbole_adv.technique.clippy import Clippy, largest_update, load_of_step
+from recbole_adv.technique.clippy import Clippy, largest_update
+from recbole_adv.technique.step_load import load_of_step
 
 ONE = {"epochs": 1, "eval_step": 0}
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "clippy_adagrad.json").read_text())
