@@ -129,6 +129,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+    old = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    before = {(row["technique"], row["model"]): row["ratio"] for row in old}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         large = not options.quick
@@ -138,13 +140,15 @@ def main() -> None:
             path = folder if large else None
             for row in rows_of(model, data, path, options.repetitions, options.only):
                 rows.append(row)
+                was = before.get((row["technique"], row["model"]))
+                change = f" (was {was:.2f})" if was and large else ""
                 print(
                     f"| {row['technique']} | {row['model']} | {row['plain_ms']:.1f} "
-                    f"| {row['ratio']:.2f} ± {row['spread']:.2f} | {row['extra_mb']:+.0f} |",
+                    f"| {row['ratio']:.2f} ± {row['spread']:.2f} | {row['extra_mb']:+.0f} |{change}",
                     flush=True,
                 )
     if large and not options.only:
-        others = [r for r in json.loads(RESULTS.read_text()) if r["model"] not in options.models]
+        others = [row for row in old if row["model"] not in options.models]
         RESULTS.write_text(json.dumps(rows + others, indent=1) + "\n")
 
 

@@ -10,9 +10,10 @@ one thread; ways take turns, and a ratio is that of the medians. EIIL, which Rec
 measured against RecBole's Trainer on its backbone, BPR.
 
 ``peak`` is the largest resident set of a process that reads an epoch and takes the steps, data and model
-included, but not the peak of reading the file, which is RecBole's for all. ``bound`` is the least that a dense step could take here (bound.py): Adam's passes over
-its tables at the speed of a copy, or the products of forward and backward at the speed of a large one.
-``parts`` is where a step of the way "tensor" goes.
+included, but not the peak of reading the file, which is RecBole's for all. ``bound`` is the least that a
+dense step could take here (bound.py): Adam's passes over its tables at the speed of a copy, or the
+products of forward and backward at the speed of a large one. ``parts`` is where a step of the way
+"tensor" goes.
 """
 
 from __future__ import annotations

@@ -140,24 +140,23 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    rows = []
+    rows, known = [], last_table()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for model in options.models:
             rows.append(epoch_row("ml-100k", model, options.repetitions))
-            show(rows[-1:])
+            show(rows[-1:], known)
         for backbone in options.models:
             # A step of BPR is a tenth of one of LightGCN, and small differences need many pairs.
             times = options.repetitions * (4 if backbone == "BPR" else 1)
             rows += step_rows("ml-100k", None, backbone, 10, times)
-            show(rows[-2:])
+            show(rows[-2:], known)
         if not options.quick:
             name = generate(Path(folder), 60_000, 40_000, 1_000_000)
             for backbone in (model for model in options.models if model != "NeuMF"):
                 rows += step_rows(name, folder, backbone, 3, max(options.repetitions // 3, 5))
-                show(rows[-2:])
+                show(rows[-2:], known)
     if not options.quick:
-        known = {key(row): row for row in json.loads(RESULTS.read_text())}
         known.update((key(row), row) for row in rows)
         RESULTS.write_text(json.dumps(list(known.values()), indent=1) + "\n")
 
@@ -167,12 +166,20 @@ def key(row: dict) -> tuple:
     return row["what"], row["data"], row["model"]
 
 
-def show(rows) -> None:
-    """Print rows of the markdown table."""
+def last_table() -> dict[tuple, dict]:
+    """The rows of the last run."""
+    rows = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    return {key(row): row for row in rows}
+
+
+def show(rows: list[dict], known: dict[tuple, dict]) -> None:
+    """Print rows of the markdown table and what changed since the last."""
     for row in rows:
+        before = known.get(key(row))
+        change = f" (was {before['ratio']:.3f})" if before else ""
         print(
             f"| {row['what']} | {row['data']} | {row['model']} | {row['base_ms']:.2f} "
-            f"| {row['ratio']:.3f} ± {row['spread']:.3f} |",
+            f"| {row['ratio']:.3f} ± {row['spread']:.3f} |{change}",
             flush=True,
         )
 
