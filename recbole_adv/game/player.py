@@ -102,9 +102,11 @@ def min_max_players(model: nn.Module, max_modules: Sequence[str]) -> tuple[Playe
 
 
 def graphs_apart(calculate_joint: Callable) -> Callable:
-    """Marks a ``calculate_joint`` whose losses share values, but no node that a backward goes through.
+    """Marks a ``calculate_joint`` each of whose losses depends on its own player's parameters alone.
 
-    Each graph is then freed by its own backward. A subclass that overrides the method marks its own.
+    Losses may share values, but no node of a graph, so one backward pass can fill the gradients of all
+    players and no graph is kept. The trainer looks at the first graph, and with ``check_gradients`` at
+    every one, whether that is so. A subclass that overrides the method marks its own.
     """
     calculate_joint.graphs_are_apart = True
     return calculate_joint

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 
-class _Statistics(NamedTuple):
-    """Of a batch: q g [E, B], and by environment, each [E, 1]: mass p, sum of q, sum of q g, the square
-    of the mean gradient, and 2 p by what that square is divided by (inf where it counts as 0)."""
+class IRMStatistics(NamedTuple):
+    """What J and both its derivatives are made of: q g [E, B], and by environment, each [E, 1]: mass p,
+    sum of q, sum of q g, the square of the mean gradient, and 2 p by what that square is divided by (inf
+    where it counts as 0). ``unbiased``: no row is paired with itself."""
 
     product: Tensor
     mass: Tensor
@@ -19,9 +20,10 @@ class _Statistics(NamedTuple):
     weighted: Tensor
     square: Tensor
     slope: Tensor
+    unbiased: bool
 
 
-def _statistics(g: Tensor, q: Tensor, unbiased: bool) -> _Statistics:
+def _statistics(g: Tensor, q: Tensor, unbiased: bool) -> IRMStatistics:
     """g: [B]; q: [E, B]."""
     product = q * g
     weight, weighted = q.sum(1, keepdim=True), product.sum(1, keepdim=True)
@@ -33,7 +35,8 @@ def _statistics(g: Tensor, q: Tensor, unbiased: bool) -> _Statistics:
         there, divisor = there & (pairs > math.sqrt(eps) * divisor), pairs
     divisor = torch.where(there, divisor, math.inf)
     mass = weight / len(g)
-    return _Statistics(product, mass, weight, weighted, square / divisor, 2 * mass / divisor)
+    mean, slope = square / divisor, 2 * mass / divisor
+    return IRMStatistics(product, mass, weight, weighted, mean, slope, unbiased)
 
 
 class _OfGradients(torch.autograd.Function):
@@ -43,20 +46,20 @@ class _OfGradients(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, q: Tensor, unbiased: bool, s: _Statistics) -> Tensor:
+    def forward(ctx: Any, g: Tensor, q: Tensor, s: IRMStatistics) -> Tensor:
         ctx.save_for_backward(g, q)
-        ctx.unbiased, ctx.statistics = unbiased, s
+        ctx.statistics = s
         return (s.mass * s.square).sum()
 
     @staticmethod
     def backward(ctx: Any, pull: Tensor):
-        g, q = ctx.saved_tensors
-        # Of a second derivative autograd must see where the statistics come from.
-        s = _statistics(g, q, ctx.unbiased) if torch.is_grad_enabled() else ctx.statistics
+        (g, q), s = ctx.saved_tensors, ctx.statistics
+        if torch.is_grad_enabled():  # of a second derivative autograd must see where they come from
+            s = _statistics(g, q, s.unbiased)
         slope = pull * s.slope
         level = slope * s.weighted
-        others = torch.addcmul(level, slope, s.product, value=-1) if ctx.unbiased else level
-        return (q * others).sum(0), None, None, None
+        others = torch.addcmul(level, slope, s.product, value=-1) if s.unbiased else level
+        return (q * others).sum(0), None, None
 
 
 class _OfMembership(torch.autograd.Function):
@@ -67,9 +70,9 @@ class _OfMembership(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, q: Tensor, unbiased: bool, s: _Statistics, w: float) -> Tensor:
+    def forward(ctx: Any, g: Tensor, q: Tensor, s: IRMStatistics, w: float) -> Tensor:
         ctx.save_for_backward(g, q)
-        ctx.unbiased, ctx.statistics, ctx.w = unbiased, s, w
+        ctx.statistics, ctx.w = s, w
         value = s.square
         if w:
             ctx.log_mass = _log(s.mass)
@@ -78,19 +81,19 @@ class _OfMembership(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, pull: Tensor):
-        g, q = ctx.saved_tensors
-        again = torch.is_grad_enabled()
-        s = _statistics(g, q, ctx.unbiased) if again else ctx.statistics
+        (g, q), s, again = ctx.saved_tensors, ctx.statistics, torch.is_grad_enabled()
+        if again:
+            s = _statistics(g, q, s.unbiased)
         of_g, of_square = s.slope * s.weighted, s.slope * s.square
         level = torch.addcmul(s.square / len(g), of_square, s.weight, value=-1)
         if ctx.w:
             tiny = torch.finfo(s.mass.dtype).tiny
             log_mass = _log(s.mass) if again else ctx.log_mass
             level = level.sub(log_mass + (s.mass >= tiny), alpha=ctx.w / len(g))
-        if ctx.unbiased:
+        if s.unbiased:
             of_g = torch.addcmul(of_g, s.slope, s.product, value=-1)
             level = torch.addcmul(level, of_square, q)
-        return None, pull * torch.addcmul(level, of_g, g), None, None, None
+        return None, pull * torch.addcmul(level, of_g, g), None, None
 
 
 def _log(mass: Tensor) -> Tensor:
@@ -98,23 +101,24 @@ def _log(mass: Tensor) -> Tensor:
     return mass.clamp(min=torch.finfo(mass.dtype).tiny).log()
 
 
-def irm_inference(
-    gradient: Tensor, q: Tensor, estimator: str, balance_weight: float = 0.0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``eiil_objective('irm', ...)`` for two players, the second one's less a multiple of ``balance``.
+@torch.no_grad()
+def irm_statistics(gradient: Tensor, q: Tensor, estimator: str) -> IRMStatistics:
+    """Of a batch, once for both players.
 
     estimator: ``u`` or ``plain``. gradient: [B]; q: [E, B], the other way round than elsewhere.
-    Returns J as a function of the gradients alone, q held; J - balance_weight KL(p || uniform) as one
-    of q alone, the gradients held, on a graph of its own; and the masses p [E].
     """
-    g = gradient.to(q.dtype)
-    g_held, q_held = g.detach(), q.detach()
-    unbiased = estimator == "u"
-    with torch.no_grad():
-        s = _statistics(g_held, q_held, unbiased)
-    by_gradients = _OfGradients.apply(g, q_held, unbiased, s)
-    return (
-        by_gradients,
-        _OfMembership.apply(g_held, q, unbiased, s, balance_weight),
-        s.mass.flatten(),
-    )
+    return _statistics(gradient.to(q.dtype), q, estimator == "u")
+
+
+def irm_of_gradients(gradient: Tensor, q: Tensor, statistics: IRMStatistics) -> Tensor:
+    """``eiil_objective('irm', ...)`` as a function of the gradients [B] alone, q [E, B] held."""
+    return _OfGradients.apply(gradient.to(q.dtype), q.detach(), statistics)
+
+
+def irm_of_membership(
+    gradient: Tensor, q: Tensor, statistics: IRMStatistics, balance_weight: float = 0.0
+) -> Tensor:
+    """``eiil_objective('irm', ...) - balance_weight * balance(...)`` as one of q [E, B] alone, the
+    gradients [B] held."""
+    held = gradient.detach().to(q.dtype)
+    return _OfMembership.apply(held, q, statistics, balance_weight)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from recbole_adv.errors import TrainingError
@@ -16,6 +17,8 @@ from recbole_adv.trainer.graph_guard import (
     explain_independence,
     explain_kept_graph,
     explain_nonfinite,
+    explain_not_apart,
+    reached_by,
     sequence_number,
     untouched,
 )
@@ -53,6 +56,7 @@ class Gradients:
         self.check_gradients = check_gradients
         self.tolerates_nonfinite = False
         self.sparse_tables: SparseTables | None = None
+        self._seen_apart = False
 
     def of(self, turn: Turn, batch: Any) -> Loss:
         """Fill the gradients of the player's loss on a batch."""
@@ -65,8 +69,7 @@ class Gradients:
             begun = sequence_number()
             loss = turn.forward(batch)
             self._check_finite(turn, loss)
-            scalar = total(loss)
-            self._backward(turn, scalar if weight == 1.0 else weight * scalar, begun)
+            self._backward_alone(turn, _scaled(turn, loss, weight), begun)
             self._settle(turn, batch)
             return loss
 
@@ -91,8 +94,8 @@ class Gradients:
     def together(self, turns: Sequence[Turn], joint: Joint, batch: Any) -> Mapping[str, Loss]:
         """Fill the gradients of several players from one forward pass, each only into its own.
 
-        Under :func:`~recbole_adv.game.player.graphs_apart` no graph has to be kept, and the graph that
-        was built last goes first, while the cache still has it.
+        Under :func:`~recbole_adv.game.player.graphs_apart` one backward pass fills them all and no graph
+        is kept; the one that was built last goes first, while the cache still has it.
         """
         for turn in turns:
             if not turn.waiting:
@@ -100,13 +103,17 @@ class Gradients:
         begun = sequence_number()
         with self._guarded(self.model.parameters(), "calculate_joint"), self.autocast():
             losses = joint(batch)
-        method = getattr(self.model, "calculate_joint", None)
-        apart = getattr(method, "graphs_are_apart", False)
-        for turn in turns[::-1] if apart else turns:
-            loss = losses[turn.player.name]
-            self._check_finite(turn, loss)
-            keep = turn is not turns[-1] and not apart
-            self._backward(turn, total(loss), begun, retain_graph=keep)
+        scaled = []
+        for turn in turns:
+            self._check_finite(turn, losses[turn.player.name])
+            scaled.append(_scaled(turn, losses[turn.player.name]))
+        if getattr(getattr(self.model, "calculate_joint", None), "graphs_are_apart", False):
+            self._must_be_apart(turns, scaled)
+            self._backward(turns, scaled, begun)
+        else:
+            for turn, loss in zip(turns, scaled):
+                self._backward_alone(turn, loss, begun, retain_graph=turn is not turns[-1])
+        for turn in turns:
             self._settle(turn, batch)
         return losses
 
@@ -126,27 +133,42 @@ class Gradients:
         _forget_gradients(turn)
         return nullcontext()
 
-    def _backward(self, turn: Turn, loss: Tensor, begun: int, retain_graph: bool = False) -> None:
-        """Fill the player's gradients; ``begun`` is autograd's number where the forward began."""
-        if turn.weight != 1.0:
-            loss = turn.weight * loss
-        if turn.scaler is not None:
-            loss = turn.scaler.scale(loss)
+    def _backward_alone(
+        self, turn: Turn, loss: Tensor, begun: int, retain_graph: bool = False
+    ) -> None:
+        """Fill the gradients of one player and no other; the loss may depend on everybody's."""
         # Restricting backward to the owner's parameters costs a walk of the graph, which one
         # player who owns all of them does not need.
         inputs = [p for p in turn.player.parameters if p.requires_grad] if turn.others else None
+        with self._guarded(turn.others, f"the backward of {turn.player.name!r}"):
+            self._backward([turn], [loss], begun, inputs=inputs, retain_graph=retain_graph)
+
+    def _backward(self, turns: Sequence[Turn], losses: list[Tensor], begun: int, **how: Any) -> None:
+        """One backward pass; ``begun`` is autograd's number where the forward began."""
+        for turn, loss in zip(turns, losses):
+            if not loss.requires_grad:
+                raise TrainingError(explain_independence(turn.player.name))
         try:
-            with self._guarded(turn.others, f"the backward of {turn.player.name!r}"):
-                loss.backward(inputs=inputs, retain_graph=retain_graph)
+            torch.autograd.backward(losses, **how)
         except RuntimeError as error:
             if "backward through the graph a second time" in str(error):
-                raise TrainingError(explain_kept_graph(self.model, loss, begun)) from error
-            if "does not require grad" in str(error):
-                raise TrainingError(explain_independence(turn.player.name)) from error
+                raise TrainingError(explain_kept_graph(self.model, losses, begun)) from error
             raise
         # On a shared graph torch is silent about a loss that depends on another player only.
-        if turn.others and all(p.grad is None for p in turn.player.parameters):
-            raise TrainingError(explain_independence(turn.player.name))
+        for turn in turns:
+            if turn.others and all(p.grad is None for p in turn.player.parameters):
+                raise TrainingError(explain_independence(turn.player.name))
+
+    def _must_be_apart(self, turns: Sequence[Turn], losses: Sequence[Tensor]) -> None:
+        """Once, and at every step where gradients are checked."""
+        if self._seen_apart and not self.check_gradients:
+            return
+        self._seen_apart = True
+        for turn, loss in zip(turns, losses):
+            others = {id(p) for p in turn.others}
+            stranger = next((p for p in reached_by(loss) if id(p) in others), None)
+            if stranger is not None:
+                raise TrainingError(explain_not_apart(self.model, turn.player.name, stranger))
 
     def _settle(self, turn: Turn, batch: Any) -> None:
         if self.sparse_tables is not None:
@@ -161,6 +183,15 @@ class Gradients:
         sentence = explain_nonfinite(loss, turn.player.name, turn.steps)
         if sentence:
             raise TrainingError(sentence)
+
+
+def _scaled(turn: Turn, loss: Loss, weight: float = 1.0) -> Tensor:
+    """The sum of a loss's parts, as its gradient is to lie in ``.grad``."""
+    scalar = total(loss)
+    for factor in (weight, turn.weight):
+        if factor != 1.0:
+            scalar = factor * scalar
+    return scalar if turn.scaler is None else turn.scaler.scale(scalar)
 
 
 def _forget_gradients(turn: Turn) -> None:

@@ -20,15 +20,15 @@ def sequence_number() -> int:
     return torch.autograd._get_sequence_nr()
 
 
-def explain_kept_graph(model: nn.Module, loss: Tensor, begun: int) -> str:
-    """The sentence that names the attributes by which ``loss`` reached an earlier, freed graph.
+def explain_kept_graph(model: nn.Module, losses: Iterable[Tensor], begun: int) -> str:
+    """The sentence that names the attributes by which ``losses`` reached an earlier, freed graph.
 
     ``retain_graph`` cannot help there: the graph is already gone. An attribute is to blame if going
     back from it leads through a node of the loss's graph that is older than the forward pass of the
     loss, which began at :func:`sequence_number` ``begun``. Whether its graph is freed says
     nothing: the backward that failed has freed new nodes too.
     """
-    old = _older_nodes(loss, begun)
+    old = set().union(*(_older_nodes(loss, begun) for loss in losses))
     found = [
         name
         for name, value in graph_tensors(model)
@@ -53,6 +53,15 @@ def explain_independence(player: str) -> str:
     return (
         f"the loss of player {player!r} does not depend on its parameters; look for a detach(), a "
         "no_grad() or a tensor kept from another player's turn in it"
+    )
+
+
+def explain_not_apart(model: nn.Module, player: str, stranger: Tensor) -> str:
+    """The sentence about a joint loss that was declared to depend on its player's parameters alone."""
+    name = next(name for name, parameter in model.named_parameters() if parameter is stranger)
+    return (
+        f"calculate_joint of {type(model).__name__} is marked @graphs_apart, but the loss of player "
+        f"{player!r} leads back to {name!r} of another; take the mark away, or detach() what is shared"
     )
 
 
@@ -90,8 +99,18 @@ def _inside(label: str, value: Any, depth: int = 2) -> Iterator[tuple[str, Tenso
             yield from _inside(f"{label}[{key!r}]", item, depth - 1)
 
 
+def reached_by(value: Tensor) -> list[Tensor]:
+    """The parameters, and other leaves that require a gradient, to which ``value`` leads back."""
+    return [node.variable for node in _nodes(value) if hasattr(node, "variable")]
+
+
 def _older_nodes(value: Tensor, begun: int) -> set[Any]:
     """The nodes of the graph of ``value`` that were made before ``begun``; parameters are none."""
+    return {node for node in _nodes(value) if node._sequence_nr() < begun}
+
+
+def _nodes(value: Tensor) -> set[Any]:
+    """The nodes of the graph of ``value``."""
     seen: set[Any] = set()
     waiting: list[Any] = [value.grad_fn]
     while waiting:
@@ -99,7 +118,7 @@ def _older_nodes(value: Tensor, begun: int) -> set[Any]:
         if node is not None and node not in seen:
             seen.add(node)
             waiting += [following for following, _ in node.next_functions]
-    return {node for node in seen if node._sequence_nr() < begun}
+    return seen
 
 
 @contextmanager

@@ -27,7 +27,8 @@ class StepEngine:
     Several on one graph (``run_shared``)::
 
         zero_grad of each; one forward; backward of each, only into its own parameters, at the same
-        point, the graph kept for all but the last; unscale, edit, step and project of each
+        point, the graph kept for all but the last (one backward where graphs are apart);
+        unscale, edit, step and project of each
 
     No optimizer steps between two backward calls over one graph, so neither "backward through the
     graph a second time" nor "modified by an inplace operation" can come from the engine.

@@ -10,6 +10,7 @@ from recbole.model.layers import MLPLayers
 from torch import nn
 
 from recbole_adv.errors import TrainingError
+from recbole_adv.game.player import graphs_apart
 from recbole_adv.trainer.graph_guard import explain_kept_graph, graph_tensors, sequence_number
 
 MODES = ["shared_graph", "separate_forward"]
@@ -192,7 +193,7 @@ def test_blame_is_shared_by_those_that_reach_the_freed_graph_only():
     loss = (net.current * net.second).sum()
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
-    sentence = explain_kept_graph(net, loss, begun)
+    sentence = explain_kept_graph(net, [loss], begun)
     assert sentence.startswith("self.first, self.second of Linear keeps")
 
 
@@ -322,3 +323,76 @@ def test_check_gradients_catches_a_model_that_fills_gradients(model, mode, what,
 @pytest.mark.parametrize("mode", MODES)
 def test_check_gradients_is_silent_on_a_tidy_model(mode, tiny):
     tiny(Game, check_gradients=True, game_update=mode, **ONE_EPOCH).fit(saved=False)
+
+
+class Apart(Game):
+    """Two losses that share values, but no node; each part can be made to break the word."""
+
+    shares_from, keeps = None, False
+
+    def calculate_loss(self, interaction):
+        return (self.row_loss(interaction) * self.weights(interaction).detach()[:, 0]).mean()
+
+    def calculate_max_objective(self, interaction):
+        return (self.row_loss(interaction).detach() * self.weights(interaction)[:, 0]).mean()
+
+    def together(self, interaction):
+        rows, weights = self.row_loss(interaction), self.weights(interaction)[:, 0]
+        self.seen += 1
+        held = rows if self.shares_from and self.seen >= self.shares_from else rows.detach()
+        loss, value = (rows * weights.detach()).mean(), (held * weights).mean()
+        if self.keeps:
+            loss = loss if self.average is None else loss + self.average
+            self.average = loss
+        return loss, value
+
+    @graphs_apart
+    def calculate_joint(self, interaction):
+        return self.together(interaction)
+
+
+class Unmarked(Apart):
+    def calculate_joint(self, interaction):
+        return self.together(interaction)
+
+
+def test_one_backward_of_graphs_apart_gives_each_player_its_own(tiny):
+    """Every weight after an epoch is that of two backward passes, each kept to its player."""
+    weights = {}
+    for model in (Apart, Unmarked):
+        settings = {"train_batch_size": 64, "check_gradients": model is Unmarked}
+        run = tiny(model, game_update="shared_graph", epochs=2, eval_step=0, **settings)
+        run.fit(saved=False)
+        weights[model] = run.model.state_dict()
+    assert weights[Apart].keys() == weights[Unmarked].keys()
+    assert all(weights[Apart][key].equal(weights[Unmarked][key]) for key in weights[Apart])
+
+
+@pytest.mark.parametrize("shares_from, checked", [(1, False), (1, True), (2, True)])
+def test_graphs_that_are_not_apart_are_refused(shares_from, checked, tiny):
+    """At the first step, and with check_gradients at any: here the second is the first to break it."""
+    run = tiny(Apart, game_update="shared_graph", check_gradients=checked, **ONE_EPOCH)
+    run.model.shares_from = shares_from
+    sentence = "the loss of player 'max' leads back to '(user|item)_embedding.weight' of another"
+    with pytest.raises(TrainingError, match=sentence):
+        run.fit(saved=False)
+    assert run.model.seen == shares_from
+
+
+def test_a_kept_graph_is_named_also_in_one_backward(tiny):
+    run = tiny(Apart, game_update="shared_graph", **ONE_EPOCH)
+    run.model.keeps = True
+    with pytest.raises(TrainingError, match="self.average of Apart keeps the graph"):
+        run.fit(saved=False)
+
+
+def test_a_player_without_gradient_is_named_in_one_backward(tiny):
+    class Cut(Apart):
+        @graphs_apart
+        def calculate_joint(self, interaction):
+            loss, value = self.together(interaction)
+            return loss, value.detach()
+
+    run = tiny(Cut, game_update="shared_graph", **ONE_EPOCH)
+    with pytest.raises(TrainingError, match="the loss of player 'max' does not depend"):
+        run.fit(saved=False)

@@ -16,7 +16,7 @@ from recbole_adv.game.schedule import Schedule, Turns, schedule_of
 from recbole_adv.model.backbone import BackboneRecommender, penalty_of, seeded
 from recbole_adv.model.env_generator import MLPGenerator, TableGenerator
 from recbole_adv.objective import balance, eiil_objective, environment_mass, membership_entropy
-from recbole_adv.objective.inference import irm_inference
+from recbole_adv.objective.inference import irm_of_gradients, irm_of_membership, irm_statistics
 
 
 class EIIL(BackboneRecommender):
@@ -83,38 +83,50 @@ class EIIL(BackboneRecommender):
             return loss
         with torch.no_grad():
             q = self._by_environment(interaction, rows.index)
-        return _with_penalty(loss, weight * self.inferred(rows, q)[0])
+        known = self._statistics(rows, q)
+        return _with_penalty(loss, weight * self.inferred(rows, q, known))
 
     def calculate_max_objective(self, interaction):
         with torch.no_grad():
             _, rows = self.rows(interaction)
         q = self._by_environment(interaction, rows.index)
-        return self._leashed(self.inferred(rows, q), q)
+        return self._leashed(rows, q, self._statistics(rows, q))
 
     @graphs_apart
     def calculate_joint(self, interaction):
         loss, rows = self.rows(interaction)
         q = self._by_environment(interaction, rows.index)
-        inferred, weight = self.inferred(rows, q), self.penalty(self.progress)
-        min_loss = _with_penalty(loss, weight * inferred[0]) if weight else loss
-        return min_loss, self._leashed(inferred, q)
+        weight, known = self.penalty(self.progress), self._statistics(rows, q)
+        min_loss = loss
+        if weight:
+            min_loss = _with_penalty(loss, weight * self.inferred(rows, q, known))
+        return min_loss, self._leashed(rows, q, known)
 
-    def inferred(self, rows, q):
-        """J of the rows under the memberships q [E, B] for the min player, q held; less the multiple of
-        KL that keeps environments from emptying, the rows held, for the max player; masses [E]."""
+    def _statistics(self, rows, q):
+        """What both players' J share; None where it is left to autograd."""
         if self.objective == "irm" and self.estimator in ("u", "plain"):
-            return irm_inference(rows.gradient, q, self.estimator, self.balance_weight)
-        loss, gradient, q = rows.loss, rows.gradient, q.t()
-        of_rows = eiil_objective(self.objective, loss, gradient, q.detach(), self.estimator)
-        held = loss.detach(), gradient.detach()
-        of_membership = eiil_objective(self.objective, *held, q, self.estimator)
-        mass = environment_mass(q)
-        return of_rows, of_membership - self.balance_weight * balance(mass), mass.detach()
+            return irm_statistics(rows.gradient, q, self.estimator)
+        return None
 
-    def _leashed(self, inferred, q):
-        """The max player's J, less what keeps memberships q [E, B] from hardening."""
-        _, value, mass = inferred
-        self.mass.copy_(mass)
+    def inferred(self, rows, q, known):
+        """J of the rows under the memberships q [E, B], which are held: the min player's."""
+        if known is not None:
+            return irm_of_gradients(rows.gradient, q, known)
+        q = q.t().detach()
+        return eiil_objective(self.objective, rows.loss, rows.gradient, q, self.estimator)
+
+    def _leashed(self, rows, q, known):
+        """J of the memberships q [E, B], the rows held, less the multiple of KL that keeps environments
+        from emptying and what keeps memberships from hardening: the max player's."""
+        if known is not None:
+            value = irm_of_membership(rows.gradient, q, known, self.balance_weight)
+            mass = known.mass.flatten()
+        else:
+            held = rows.loss.detach(), rows.gradient.detach()
+            value = eiil_objective(self.objective, *held, q.t(), self.estimator)
+            mass = environment_mass(q.t())
+            value = value - self.balance_weight * balance(mass)
+        self.mass.copy_(mass.detach())
         if self.entropy_weight:
             value = value - self.entropy_weight * membership_entropy(q.t())
         return value
