@@ -35,7 +35,7 @@ import pandas
 import torch
 from bound import bound, speeds, timed
 from epoch import GAME, QUIET, parts_of
-from memory import forget_peak, peak_mb
+from memory import as_in_fit, forget_peak, peak_mb
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
@@ -71,6 +71,12 @@ class Kept:
     def __init__(self, loader, n_batches: int):
         self.loader, reading = loader, iter(loader)
         self.batches = [next(reading) for _ in range(n_batches)]
+
+    def first(self) -> Kept:
+        """Of one batch."""
+        one = Kept(self.loader, 0)
+        one.batches = self.batches[:1]
+        return one
 
     def __getattr__(self, name):
         return getattr(self.loader, name)
@@ -159,7 +165,8 @@ def times_of(model: str, data: str, folder: str, ways: list[str], options) -> di
             trainer = runs[way][0]
             if hasattr(trainer, "loop"):
                 trainer.loop.begin_epoch()
-            seconds = timed(lambda t=trainer, k=kept[way]: t._train_epoch(k, 0))
+            with as_in_fit(trainer, lambda t=trainer, k=kept[way]: t._train_epoch(k.first(), 0)):
+                seconds = timed(lambda t=trainer, k=kept[way]: t._train_epoch(k, 0))
             spent[way]["step"].append(seconds / N_STEPS[model])
     for way, (_, loader) in [*runs.items()] * (1 if data == "10M" else 2):
         spent[way]["load"].append(timed(lambda r=loader: read(r)))
@@ -172,7 +179,9 @@ def times_of(model: str, data: str, folder: str, ways: list[str], options) -> di
         for way in ways
     }
     trainer, some = runs["tensor"][0], kept["tensor"]
-    row["parts"] = parts_of(trainer, some, row["ways"]["tensor"]["step ms"] / 1000 * len(some))
+    with as_in_fit(trainer, lambda: trainer._train_epoch(some.first(), 0)):
+        parts = parts_of(trainer, some, row["ways"]["tensor"]["step ms"] / 1000 * len(some))
+    row["parts"] = parts
     row["bound ms"] = bound(trainer.model, some.batches[0], *options.speeds)
     return row
 
@@ -193,7 +202,9 @@ def print_peak(options) -> None:
     gc.collect()
     forget_peak()
     read(loader)
-    trainer._train_epoch(Kept(loader, N_STEPS[model]), 0)
+    some = Kept(loader, N_STEPS[model])
+    with as_in_fit(trainer, lambda: trainer._train_epoch(some.first(), 0)):
+        trainer._train_epoch(some, 0)
     print(peak_mb())
 
 

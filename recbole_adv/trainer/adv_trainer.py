@@ -15,6 +15,7 @@ from recbole_adv.game.optimizer import optimizer_of
 from recbole_adv.game.penalty import Progress
 from recbole_adv.game.player import Player, only_player
 from recbole_adv.game.schedule import Schedule, schedule_of
+from recbole_adv.host_memory import keeps_memory
 from recbole_adv.loader import training_loader
 from recbole_adv.objective.parts import flat
 from recbole_adv.trainer.averaging import agree_on_buffers, start_together
@@ -158,6 +159,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
 
     # --- training -------------------------------------------------------------------------------
 
+    @keeps_memory
     def fit(
         self,
         train_data,

@@ -143,7 +143,9 @@ class Gradients:
         with self._guarded(turn.others, f"the backward of {turn.player.name!r}"):
             self._backward([turn], [loss], begun, inputs=inputs, retain_graph=retain_graph)
 
-    def _backward(self, turns: Sequence[Turn], losses: list[Tensor], begun: int, **how: Any) -> None:
+    def _backward(
+        self, turns: Sequence[Turn], losses: list[Tensor], begun: int, **how: Any
+    ) -> None:
         """One backward pass; ``begun`` is autograd's number where the forward began."""
         for turn, loss in zip(turns, losses):
             if not loss.requires_grad:

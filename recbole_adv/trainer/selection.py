@@ -11,6 +11,7 @@ import torch
 
 from recbole_adv import processes
 from recbole_adv.evaluation.evaluation import Evaluation, evaluation_of, score_of, with_prefix
+from recbole_adv.host_memory import keeps_memory
 from recbole_adv.loader.shares import block_of
 
 
@@ -79,6 +80,7 @@ class SelectionMixin:
             result |= with_prefix(name, self.evaluate(data, load_best_model=False))
         return score_of(result, self.valid_metric), result
 
+    @keeps_memory
     @torch.no_grad()
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """RecBole's ``evaluate``: metrics by name, as Python numbers."""

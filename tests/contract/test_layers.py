@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROWS = [
     {"errors", "compat", "compat_quick_start", "checkpoint", "plain_data", "legacy_checkpoint"}
     | {"restricted_pickle", "import_hook", "options", "objective"}
-    | {"model_state", "class_path", "ray_session", "loss_modules", "processes"},
+    | {"model_state", "class_path", "ray_session", "loss_modules", "processes", "host_memory"},
     {"game", "environment", "data", "loader"},
     {"technique", "model", "evaluation"},
     {"trainer", "discovery", "config", "config_check", "recbole_values", "run_directory"}
