@@ -4,8 +4,7 @@
     python benchmarks/epoch.py --quick    # the fast models on ml-100k only
 
 RecBole's own Trainer and loader, AdvTrainer with RecBole's loader, with the tensor loader, and with the
-tensor loader and ``learner_fused: True`` take turns in one process, each on a data set and model of its
-own. A ratio is the median over the repetitions of time(ours) / time(RecBole) of one round, and times are
+tensor loader and ``learner_fused: True`` take turns, each in a process of its own (turns.py). A ratio is the median over the repetitions of time(ours) / time(RecBole) of one round, and times are
 those of the processor, so that they say little of how busy the machine was. Ours keeps memory from step to
 step, as in ``fit()``. EIIL, which RecBole does not have, is measured against RecBole's Trainer on its backbone. An epoch of SASRec is its first three batches.
 
@@ -30,9 +29,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from bound import bound, speeds
-from memory import as_in_fit
+from memory import keep_as_in_fit
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
+from turns import Worker
 
 from recbole_adv import Config
 from recbole_adv.quick_start import _data_and_model
@@ -110,7 +110,26 @@ def built(model: str, dataset: str, settings: dict, stock: bool, n_batches: int 
     if stock:
         return Trainer(config, net), Head(train, n_batches)
     trainer = trainer_class(config.model_class)(config, net)
+    keep_as_in_fit(trainer)
     return trainer, Head(trainer._before_fit(train), n_batches)
+
+
+def epoch_seconds(run) -> float:
+    """Of the processor, in a worker."""
+    trainer, loader = run
+    if hasattr(trainer, "loop"):
+        trainer.loop.begin_epoch()
+    start = time.process_time()
+    trainer._train_epoch(loader, 0)
+    return time.process_time() - start
+
+
+def details(run, epoch: float) -> dict:
+    """Parts and bound of the tensor epoch, in its worker."""
+    trainer, loader = run
+    parts = parts_of(trainer, loader, epoch)
+    found = bound(trainer.model, next(iter(loader)), *speeds())
+    return {"batches": len(loader), "parts": parts, "bound ms": found}
 
 
 def case_row(name: str, case: tuple, dataset: str, extra: dict, repetitions: int | None) -> dict:
@@ -118,37 +137,26 @@ def case_row(name: str, case: tuple, dataset: str, extra: dict, repetitions: int
     model, settings, of_stock, n_batches, usual = case
     settings = {**settings, **extra}
     stock = {k: v for k, v in {**settings, **of_stock}.items() if k not in GAME}
-    runs = {"RecBole": built(stock.pop("model", model), dataset, stock, True, n_batches)}
+    runs = {"RecBole": Worker(built, stock.pop("model", model), dataset, stock, True, n_batches)}
     for way, more in WAYS.items():
-        runs[way] = built(model, dataset, {**settings, **more}, False, n_batches)
+        runs[way] = Worker(built, model, dataset, {**settings, **more}, False, n_batches)
     seconds, ratios = defaultdict(list), defaultdict(list)
     for repetition in range((repetitions or usual) + 1):
-        order = list(runs) if repetition % 2 else list(runs)[::-1]
-        for way in order:
-            trainer, loader = runs[way]
-            if hasattr(trainer, "loop"):
-                trainer.loop.begin_epoch()
-            with as_in_fit(
-                trainer, lambda t=trainer, h=loader: t._train_epoch(Head(h.loader, 1), 0)
-            ):
-                start = time.process_time()
-                trainer._train_epoch(loader, 0)
-                seconds[way].append(time.process_time() - start)
+        for way in runs if repetition % 2 else reversed(runs):
+            seconds[way].append(runs[way].ask(epoch_seconds))
         if repetition == 0:  # it warms up
             seconds.clear()
             continue
         for way in WAYS:
             ratios[way].append(seconds[way][-1] / seconds["RecBole"][-1])
-    row = {"data": dataset, "model": name, "batches": len(runs["tensor"][1])}
-    row["RecBole s"] = statistics.median(seconds["RecBole"])
+    row = {"data": dataset, "model": name, "RecBole s": statistics.median(seconds["RecBole"])}
     for way in WAYS:
         quartiles = statistics.quantiles(ratios[way], n=4)
         row[way] = statistics.median(ratios[way])
         row[f"{way} spread"] = (quartiles[2] - quartiles[0]) / 2
-    trainer, loader = runs["tensor"]
-    with as_in_fit(trainer, lambda: trainer._train_epoch(Head(loader.loader, 1), 0)):
-        row["parts"] = parts_of(trainer, loader, row["tensor"] * row["RecBole s"])
-    row["bound ms"] = bound(trainer.model, next(iter(loader)), *speeds())
+    row |= runs["tensor"].ask(details, row["tensor"] * row["RecBole s"])
+    for worker in runs.values():
+        worker.end()
     return row
 
 

@@ -6,7 +6,7 @@
 An epoch here is put together: the time of reading the whole loader once, without training, and the
 number of batches times that of a training step, measured by each trainer's own ``_train_epoch`` on
 batches already loaded. So a model whose step takes seconds can be measured too. All is processor time of
-one thread; ways take turns, and a ratio is that of the medians. EIIL, which RecBole does not have, is
+one thread; ways take turns, each in a process of its own (turns.py), and a ratio is that of the medians. EIIL, which RecBole does not have, is
 measured against RecBole's Trainer on its backbone, BPR.
 
 ``peak`` is the largest resident set of a process that reads an epoch and takes the steps, data and model
@@ -35,9 +35,10 @@ import pandas
 import torch
 from bound import bound, speeds, timed
 from epoch import GAME, QUIET, parts_of
-from memory import as_in_fit, forget_peak, peak_mb
+from memory import forget_peak, keep_as_in_fit, peak_mb
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
+from turns import Worker
 
 from recbole_adv import Config
 from recbole_adv.quick_start import _data_and_model
@@ -71,12 +72,6 @@ class Kept:
     def __init__(self, loader, n_batches: int):
         self.loader, reading = loader, iter(loader)
         self.batches = [next(reading) for _ in range(n_batches)]
-
-    def first(self) -> Kept:
-        """Of one batch."""
-        one = Kept(self.loader, 0)
-        one.batches = self.batches[:1]
-        return one
 
     def __getattr__(self, name):
         return getattr(self.loader, name)
@@ -122,6 +117,7 @@ def built(model: str, data: str, folder: str, way: str):
     if way == "RecBole":
         return Trainer(config, net), train
     trainer = trainer_class(config.model_class)(config, net)
+    keep_as_in_fit(trainer)
     return trainer, trainer._before_fit(train)
 
 
@@ -155,34 +151,51 @@ def add_peaks(row: dict, folder: str, ways: list[str]) -> dict:
     return row
 
 
+def built_with_some(model: str, data: str, folder: str, way: str):
+    """A trainer, its loader, and batches of it, in a worker."""
+    trainer, loader = built(model, data, folder, way)
+    return trainer, loader, Kept(loader, N_STEPS[model])
+
+
+def step_seconds(run) -> float:
+    """Of one step, in a worker."""
+    trainer, _, some = run
+    if hasattr(trainer, "loop"):
+        trainer.loop.begin_epoch()
+    return timed(lambda: trainer._train_epoch(some, 0)) / len(some)
+
+
+def load_seconds(run) -> float:
+    """Of the loader's epoch, in a worker."""
+    return timed(lambda: read(run[1]))
+
+
+def details(run, step: float, of_machine: tuple) -> dict:
+    """Parts and bound of the tensor step, in its worker."""
+    trainer, loader, some = run
+    parts = parts_of(trainer, some, step * len(some))
+    found = bound(trainer.model, some.batches[0], *of_machine)
+    return {"batches": len(loader), "parts": parts, "bound ms": found}
+
+
 def times_of(model: str, data: str, folder: str, ways: list[str], options) -> dict:
     """Seconds of each way's loader and step, taken in turns."""
-    runs = {way: built(model, data, folder, way) for way in ways}
-    kept = {way: Kept(loader, N_STEPS[model]) for way, (_, loader) in runs.items()}
-    spent: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    runs = {way: Worker(built_with_some, model, data, folder, way) for way in ways}
+    steps, loads = defaultdict(list), defaultdict(list)
     for repetition in range(options.repetitions + 1):
         for way in ways if repetition % 2 else ways[::-1]:
-            trainer = runs[way][0]
-            if hasattr(trainer, "loop"):
-                trainer.loop.begin_epoch()
-            with as_in_fit(trainer, lambda t=trainer, k=kept[way]: t._train_epoch(k.first(), 0)):
-                seconds = timed(lambda t=trainer, k=kept[way]: t._train_epoch(k, 0))
-            spent[way]["step"].append(seconds / N_STEPS[model])
-    for way, (_, loader) in [*runs.items()] * (1 if data == "10M" else 2):
-        spent[way]["load"].append(timed(lambda r=loader: read(r)))
-    row = {"data": data, "model": model, "batch": DATA[data][3], "batches": len(runs[ways[0]][1])}
+            steps[way].append(runs[way].ask(step_seconds))
+    for way in ways * (1 if data == "10M" else 2):
+        loads[way].append(runs[way].ask(load_seconds))
+    row = {"data": data, "model": model, "batch": DATA[data][3]}
     row["ways"] = {  # the first repetition warms up
-        way: {
-            "step ms": 1000 * statistics.median(spent[way]["step"][1:]),
-            "load s": min(spent[way]["load"]),
-        }
+        way: {"step ms": 1000 * statistics.median(steps[way][1:]), "load s": min(loads[way])}
         for way in ways
     }
-    trainer, some = runs["tensor"][0], kept["tensor"]
-    with as_in_fit(trainer, lambda: trainer._train_epoch(some.first(), 0)):
-        parts = parts_of(trainer, some, row["ways"]["tensor"]["step ms"] / 1000 * len(some))
-    row["parts"] = parts
-    row["bound ms"] = bound(trainer.model, some.batches[0], *options.speeds)
+    step = row["ways"]["tensor"]["step ms"] / 1000
+    row |= runs["tensor"].ask(details, step, options.speeds)
+    for worker in runs.values():
+        worker.end()
     return row
 
 
@@ -202,9 +215,7 @@ def print_peak(options) -> None:
     gc.collect()
     forget_peak()
     read(loader)
-    some = Kept(loader, N_STEPS[model])
-    with as_in_fit(trainer, lambda: trainer._train_epoch(some.first(), 0)):
-        trainer._train_epoch(some, 0)
+    trainer._train_epoch(Kept(loader, N_STEPS[model]), 0)
     print(peak_mb())
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from recbole_adv.host_memory import kept
@@ -21,13 +20,10 @@ def peak_mb() -> float:
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
-@contextmanager
-def as_in_fit(trainer, step: Callable[[], object]) -> Iterator[None]:
-    """Inside it is as between two steps of ``trainer.fit()``; ``step`` is one of them.
+def keep_as_in_fit(trainer) -> None:
+    """From now on, what a step frees is kept as in ``trainer.fit()``; RecBole's has nothing like it."""
+    wanted = isinstance(trainer, AdvTrainer) and bool(trainer.config["keep_memory"])
+    _FOR_LIFE.enter_context(kept(wanted))
 
-    Our trainer has what earlier steps freed, RecBole's what the C library lets it have.
-    """
-    with kept(isinstance(trainer, AdvTrainer) and bool(trainer.config["keep_memory"])):
-        if isinstance(trainer, AdvTrainer):
-            step()
-        yield
+
+_FOR_LIFE = ExitStack()
