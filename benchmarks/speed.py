@@ -83,7 +83,8 @@ def large_epochs() -> str:
     heads = ["data", "model", "way", "loader, s", "step, ms", "epoch, s", "ratio", "peak, MB"]
     text = (
         "## An epoch on generated data\n\n1M: 6,000 users x 4,000 items, batches of 2048; 10M: 100,000 "
-        "x 50,000, batches of 8192. An epoch is the loader's time and that of all steps.\n\n"
+        "x 50,000, batches of 8192. An epoch is the loader's time and that of all steps. Measured before "
+        "there was `keep_memory`, with all ways in one process.\n\n"
     )
     return text + table(heads, rows) + "\n" + "".join(said)
 

@@ -1,8 +1,8 @@
 """Keeps on the heap what one training step frees, for the next one.
 
 glibc gives large blocks back to the system the moment they are freed, and the system fills with zeros,
-page by page, those it hands out again: for a step with temporaries of 32 MB or more (SASRec's attention,
-its scores of all items) a third of the time. Values are the same to the bit.
+page by page, those it hands out again: a third of the time of a step with many temporaries of 32 MB or
+more, such as SASRec's (benchmarks/kept_memory.py). Values are the same to the bit.
 """
 
 from __future__ import annotations
