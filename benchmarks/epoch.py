@@ -4,9 +4,11 @@
     python benchmarks/epoch.py --quick    # the fast models on ml-100k only
 
 RecBole's own Trainer and loader, AdvTrainer with RecBole's loader, with the tensor loader, and with the
-tensor loader and ``learner_fused: True`` take turns, each in a process of its own (turns.py). A ratio is the median over the repetitions of time(ours) / time(RecBole) of one round, and times are
-those of the processor, so that they say little of how busy the machine was. Ours keeps memory from step to
-step, as in ``fit()``. EIIL, which RecBole does not have, is measured against RecBole's Trainer on its backbone. An epoch of SASRec is its first three batches.
+tensor loader and ``learner_fused: True`` take turns, each in a process of its own (turns.py). A ratio is the
+median over the repetitions of time(ours) / time(RecBole) of one round, and times are those of the processor,
+so that they say little of how busy the machine was. Ours keeps memory from step to step, as in ``fit()``.
+EIIL, which RecBole does not have, is measured against RecBole's Trainer on its backbone. An epoch of SASRec
+is its first three batches.
 
 ``parts`` is where the time of the tensor epoch goes, each measured by itself: loader, forward,
 backward, optimizer; ``rest`` is what is left, the trainer's. ``bound ms`` is the least that a step could

@@ -29,12 +29,12 @@ from recbole_adv.prepared_run import data_and_model
 from recbole_adv.trainer import trainer_class
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kept_memory.json"
-SEQUENCES = {"train_neg_sample_args": None}
+NO_NEGATIVES: dict = {"train_neg_sample_args": None}
 # model: settings, batches, repetitions
 CASES: dict[str, tuple[dict, int, int]] = {
-    "SASRec": (SEQUENCES, 4, 5),
-    "GRU4Rec": (SEQUENCES, 8, 7),
-    "MultiVAE": ({"train_neg_sample_args": None}, 20, 21),
+    "SASRec": (NO_NEGATIVES, 4, 5),
+    "GRU4Rec": (NO_NEGATIVES, 8, 7),
+    "MultiVAE": (NO_NEGATIVES, 20, 21),
     "BPR": ({}, 40, 41),
     "LightGCN": ({}, 20, 21),
     "NeuMF": ({}, 40, 21),

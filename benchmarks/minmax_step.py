@@ -18,18 +18,17 @@ import argparse
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
+from turns import Worker
 
 from recbole_adv import Config
 from recbole_adv.quick_start import _data_and_model
@@ -115,9 +114,11 @@ def in_fresh_processes(n: int, *arguments) -> list[dict]:
     """The rows of :func:`step_rows`, medians over ``n`` processes that run one after the other."""
     if n == 1:
         return list(step_rows(*arguments))
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, quietly, max_tasks_per_child=1) as pool:
-        tables = list(pool.map(_listed, [arguments] * n))
+    tables = []
+    for _ in range(n):
+        worker = Worker(step_rows, *arguments)
+        tables.append(worker.ask(list))
+        worker.end()
     rows = []
     for found in zip(*tables):
         ratios = [row["ratio"] for row in found]
@@ -126,16 +127,6 @@ def in_fresh_processes(n: int, *arguments) -> list[dict]:
         middle["base_ms"] = statistics.median(row["base_ms"] for row in found)
         rows.append(found[0] | middle | {"spread": (quartiles[2] - quartiles[0]) / 2})
     return rows
-
-
-def _listed(arguments) -> list[dict]:
-    return list(step_rows(*arguments))
-
-
-def quietly() -> None:
-    """One thread and no log."""
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
 
 
 def epoch_row(dataset: str, model: str, repetitions: int, **settings):
@@ -169,7 +160,8 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=41)
     parser.add_argument("--processes", type=int, default=9, help="for the steps of BPR on ml-100k")
     options = parser.parse_args()
-    quietly()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
     rows, known = [], last_table()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,12 +27,23 @@ class Worker:
         self._process = context.Process(target=_serve, args=(other, build, arguments), daemon=True)
         self._process.start()
         other.close()
-        self._pipe.recv()
+        self._answer()
 
     def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(built, *arguments)``, in the process."""
-        self._pipe.send((function, arguments))
-        return self._pipe.recv()
+        with suppress(BrokenPipeError):  # said below
+            self._pipe.send((function, arguments))
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            code = self._process.exitcode
+            raise SystemExit(
+                f"a worker ended with code {code}" + " (memory ran out?)" * (code == -9)
+            ) from None
 
     def end(self) -> None:
         self._pipe.send(None)

@@ -22,12 +22,12 @@ torch.set_num_threads(1)
 def step(mb=40):
     torch.ones(mb * MB // 4) + 1  # two blocks
 
-def faults(n=20):
+def faults(n=20, mb=40):
     for _ in range(n):  # until the heap is as large as it has to be
-        step()
+        step(mb)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(n):
-        step()
+        step(mb)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / n
 
 def resident():
@@ -35,9 +35,7 @@ def resident():
         return int(file.read().split()[1]) * resource.getpagesize() / MB
 """
 PAGES = 40 * 2**20 // os.sysconf("SC_PAGESIZE")  # of one block; a step has two
-FEW = (
-    0.7 * PAGES
-)  # where something small lies in a hole, a block has to go elsewhere, and this is seldom
+FEW = 0.3 * PAGES  # seldom something small lies in a hole, and a block has to go elsewhere
 
 
 def run(code, **environment):
@@ -82,11 +80,11 @@ def test_memory_goes_back_at_the_end_of_the_outermost_also_after_an_error():
     assert end - start < 20
 
 
-def test_other_threads_go_on_as_before():
+def test_blocks_beyond_the_heap_of_another_thread_go_on_as_before():
     inside, after = run("""
         found = []
         def work():
-            found.append(faults())
+            found.append(faults(mb=80))  # a heap has 64
         with kept(True):
             thread = threading.Thread(target=work)
             thread.start()
@@ -94,7 +92,8 @@ def test_other_threads_go_on_as_before():
             found.append(faults())
         print(*found)
         """)
-    assert inside >= 0 and after < FEW
+    assert inside > 2 * 0.9 * PAGES
+    assert after < FEW
 
 
 @pytest.mark.parametrize(
