@@ -53,19 +53,23 @@ class MLPGenerator(nn.Module):
         # In a tuple, so that the tables do not become submodules, hence the max player's.
         self._tables = tuple(_pairs(backbone, dataset.user_num, dataset.item_num))
         size = 2 + (row_time is not None) + sum(pair[-1].embedding_dim for pair in self._tables)
+        hidden_sizes = config["generator_hidden_size"]
+        self._with_one = bool(hidden_sizes)
+        self._n_columns = self._with_one + size
         # RecBole's MLPLayers draws dropout masks also where the probability is 0, which would cost
         # more than the network itself.
         layers: list[nn.Module] = []
-        for hidden in config["generator_hidden_size"]:
-            layers += [_Linear(size, hidden), nn.ReLU(inplace=True)]
+        for hidden in hidden_sizes:
+            layers.append(nn.Linear(size, hidden) if layers else _LinearOfOnes(size, hidden))
+            layers.append(nn.ReLU(inplace=True))
             size = hidden
-        self.mlp = nn.Sequential(*layers, nn.Linear(size, config["n_environments"]))
+        self.mlp = nn.Sequential(*layers, _Logits(size, config["n_environments"]))
 
     def forward(self, user: Tensor, item: Tensor, index: Tensor) -> Tensor:
         """user, item, index: [B].   Returns logits [B, E]."""
         # Written in place: to put them together from parts would copy as much again.
-        features = self.user_count.new_empty(len(user), self.mlp[0].in_features)
-        known = [self.user_count[user], self.item_count[item]]
+        features = self.user_count.new_empty(len(user), self._n_columns)
+        known = [1.0] * self._with_one + [self.user_count[user], self.item_count[item]]
         if self.row_time is not None:
             known.append(self.row_time[index])
         for column, value in enumerate(known):
@@ -87,12 +91,25 @@ class MLPGenerator(nn.Module):
         return torch.cat(chunks)
 
 
-class _Linear(nn.Linear):
-    """Many rows, few columns: the weight's gradient as a product with the rows transposed, [in, out],
-    is faster than torch's, [out, in]."""
+class _LinearOfOnes(nn.Module):
+    """nn.Linear on rows [1, x], whose bias is the first row of ``weight`` [1 + in, out]: one product forward
+    and one backward, where nn.Linear's weight [out, in] makes the backward slower and its bias takes a sum.
+    """
+
+    def __init__(self, n_in: int, n_out: int):
+        super().__init__()
+        start = nn.Linear(n_in, n_out)
+        self.weight = nn.Parameter(torch.cat([start.bias[None], start.weight.t()]).detach())
 
     def forward(self, rows: Tensor) -> Tensor:
-        return torch.addmm(self.bias, rows, self.weight.t().contiguous())
+        return rows @ self.weight
+
+
+class _Logits(nn.Linear):
+    """Of each environment they lie in a row, for a softmax over the first dimension of their transpose."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.addmm(self.bias[:, None], self.weight, rows.t()).t()
 
 
 def _log_count(ids: Tensor, n: int) -> Tensor:

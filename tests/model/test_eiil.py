@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from recbole_adv.model.invariant_recommender.eiil import EIIL
 from recbole_adv.model.row_reader import Rows
@@ -301,18 +302,30 @@ def test_graphs_apart_are_freed_each_by_its_own_backward(tiny):
     assert not hasattr(Own.calculate_joint, "graphs_are_apart")
 
 
-def test_the_generator_is_the_plain_network_of_its_layers(tiny):
+def _affine(layer):
+    """Weight [in, out] and bias [out]; of a layer without a bias that is the weight's first row."""
+    if hasattr(layer, "bias"):
+        return layer.weight.T, layer.bias
+    return layer.weight[1:], layer.weight[0]
+
+
+@pytest.mark.parametrize("hidden", [[], [3], [4, 3]])
+def test_the_generator_is_the_plain_network_of_its_layers(hidden, tiny):
     """Values and gradients are those of torch's linear layers on the product, the counts and the time."""
-    net = tiny("EIIL").model
+    net = tiny("EIIL", generator_hidden_size=hidden).model
     user, item, index = torch.tensor([1, 2, 2]), torch.tensor([3, 1, 3]), torch.tensor([0, 4, 2])
     generator = net.env_generator
     features = [generator.user_count[user], generator.item_count[item]]
     if generator.row_time is not None:
         features.append(generator.row_time[index])
     product = net.backbone.user_embedding.weight[user] * net.backbone.item_embedding.weight[item]
-    first, _, last = generator.mlp
-    hidden = torch.cat([torch.stack(features, dim=1), product.detach()], dim=1) @ first.weight.T
-    expected = (hidden + first.bias).relu() @ last.weight.T + last.bias
+    expected = torch.cat([torch.stack(features, dim=1), product.detach()], dim=1)
+    *inner, last = (_affine(layer) for layer in generator.mlp if not isinstance(layer, nn.ReLU))
+    assert [len(bias) for _, bias in inner] == hidden
+    for weight, bias in inner:
+        expected = (expected @ weight + bias).relu()
+    weight, bias = last
+    expected = expected @ weight + bias
     found = generator(user, item, index)
     torch.testing.assert_close(found, expected)
     slope = torch.randn_like(found)
