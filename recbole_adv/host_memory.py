@@ -28,9 +28,10 @@ _inside = 0
 def kept(wanted: bool) -> Iterator[None]:
     """Inside, memory that is freed stays with the process; it goes back at the end of the outermost.
 
-    Of other threads than the main one, whose heaps have 64 MB, only smaller blocks. Nothing happens with
-    another C library, and where the environment tells glibc what to do (``MALLOC_TRIM_THRESHOLD_`` and the
-    like, ``GLIBC_TUNABLES``).
+    Of other threads than the main one, whose heaps have 64 MB, only smaller blocks, unless
+    ``MALLOC_ARENA_MAX=1`` gives all threads the main one's. Nothing happens with another C library, and
+    where the environment tells glibc what to keep (``MALLOC_TRIM_THRESHOLD_`` and the like,
+    ``GLIBC_TUNABLES``).
     """
     global _inside
     library = _glibc() if wanted else None

@@ -80,20 +80,23 @@ def test_memory_goes_back_at_the_end_of_the_outermost_also_after_an_error():
     assert end - start < 20
 
 
-def test_blocks_beyond_the_heap_of_another_thread_go_on_as_before():
-    inside, after = run("""
+def test_blocks_beyond_the_heap_of_another_thread_stay_where_there_is_one_heap():
+    code = """
         found = []
         def work():
-            found.append(faults(mb=80))  # a heap has 64
+            found.append(faults(mb=80))  # a thread's heap has 64
         with kept(True):
             thread = threading.Thread(target=work)
             thread.start()
             thread.join()
             found.append(faults())
         print(*found)
-        """)
+        """
+    inside, after = run(code)
     assert inside > 2 * 0.9 * PAGES
     assert after < FEW
+    inside, after = run(code, MALLOC_ARENA_MAX="1")  # as in a trial of Ray
+    assert inside < 2 * FEW and after < FEW
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ def _start(options: Options) -> None:
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # A trial runs in a thread, whose own heap of glibc's would be too small for host_memory.kept.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     was = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:

@@ -87,6 +87,8 @@ def test_nothing_that_is_done_repeats_and_nothing_is_lost(tool, noted, wait_for)
     family = psutil.Process(first.pid).children(recursive=True)
     if tool == "ray":
         assert listening(family) == set()
+        (raylet,) = [process for process in family if process.name() == "raylet"]
+        assert raylet.environ()["MALLOC_ARENA_MAX"] == "1"  # hence the workers' too
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     wait_for(lambda: not any(map(lives, family)), "the end of the trials' processes")
