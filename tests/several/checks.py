@@ -68,6 +68,16 @@ RUNS = {  # one epoch each, after which all processes must hold the same model
     "KGTrainer": ("KTUP", {**KG, "train_rec_step": 1, "train_kg_step": 1, "epochs": 2}),
     "both kinds of rows": ("CKE", {"kg_embedding_size": 8, "train_batch_size": 100, **KG}),
     "user_uniform": ("BPR", {"train_positives": "user_uniform"}),
+    "RaCTTrainer": (
+        "RaCT",
+        {
+            "train_stage": "actor_pretrain",
+            "pretrain_epochs": 1,
+            "train_neg_sample_args": None,
+            "mlp_hidden_size": [16],
+            "latent_dimension": 8,
+        },
+    ),
     "MKRTrainer": ("MKR", {**KG, "low_layers_num": 1, "high_layers_num": 1}),
     "RecVAETrainer": ("RecVAE", {"train_neg_sample_args": None, "n_enc_epochs": 1}),
     "S3RecTrainer": (
