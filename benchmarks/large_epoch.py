@@ -3,18 +3,20 @@
     python benchmarks/large_epoch.py                          # both, every model; hours on a slow machine
     python benchmarks/large_epoch.py --data 1M --models BPR EIIL
 
-An epoch here is put together: the time of reading the whole loader once, without training, and the
-number of batches times that of a training step, measured by each trainer's own ``_train_epoch`` on
-batches already loaded. So a model whose step takes seconds can be measured too. All is processor time of
-one thread; ways take turns, each in a process of its own (turns.py), and a ratio is that of the medians. EIIL, which RecBole does not have, is
+At 1M an epoch of BPR, EIIL and DeepFM is a whole one, of which the time of reading the loader without training
+is taken off for that of a step. All others are put together: the loader's time and the number of batches times that
+of a training step, measured by each trainer's own ``_train_epoch`` on batches already loaded, so that a model
+whose step takes seconds can be measured too. All is processor time of one thread; ways take turns, each in a
+process of its own (turns.py), and a ratio is that of the medians. EIIL, which RecBole does not have, is
 measured against RecBole's Trainer on its backbone, BPR.
 
 ``peak`` is the largest resident set of a process that reads an epoch and takes the steps, data and model
 included, but not the peak of reading the file, which is RecBole's for all. ``bound`` is the least that a
 dense step could take here (bound.py): Adam's passes over its tables at the speed of a copy, or the
 products of forward and backward at the speed of a large one. ``parts`` is where a step of the way
-"tensor" goes. SASRec reads 50 items at 1M and 20 at 10M, for RecBole writes the sequences of all rows out,
-which with 50 had taken 19.8 of 24 GB when it was stopped.
+"tensor" goes. At 10M SASRec reads 20 items, not 50, for RecBole writes the sequences of all rows out, which
+with 50 had taken 19.8 of 24 GB when it was stopped; and 4096 rows, not 8192, so that the scores of 50,000 items
+for each row fit into the memory of two processes.
 """
 
 from __future__ import annotations
@@ -55,8 +57,9 @@ CASES: dict[str, dict] = {
     "DeepFM": {**LABELS, "eval_args": {"mode": "full"}, "metrics": ["Recall"]},
     "EIIL": GAME,
 }
-SEQUENCES = {"1M": 50, "10M": 20}
-N_STEPS = {"BPR": 20, "LightGCN": 3, "SASRec": 2, "DeepFM": 5, "EIIL": 18}
+SMALLER = {("SASRec", "10M"): {"train_batch_size": 4096, "MAX_ITEM_LIST_LENGTH": 20}}
+WHOLE = ("BPR", "EIIL", "DeepFM")  # whole epochs at 1M
+N_STEPS = {"BPR": 24, "LightGCN": 3, "SASRec": 2, "DeepFM": 12, "EIIL": 24}
 WAYS = {
     "RecBole": {},
     "tensor": {"train_loader": "tensor"},
@@ -107,7 +110,7 @@ def built(model: str, data: str, folder: str, way: str):
     """A trainer and its loader."""
     given = {**QUIET, **CASES[model], **WAYS[way], "data_path": folder, "load_col": None}
     given |= {"train_batch_size": DATA[data][3], "valid_metric": "Recall@10"}
-    given |= {"MAX_ITEM_LIST_LENGTH": SEQUENCES[data]}
+    given |= SMALLER.get((model, data), {})
     if way == "RecBole":
         given = {key: value for key, value in given.items() if key not in GAME}
         model = "BPR" if model == "EIIL" else model
@@ -137,7 +140,6 @@ def measure(model: str, data: str, folder: str, options) -> dict:
     ways = ways_of(model, options.ways)
     row = times_of(model, data, folder, ways, options)
     for found in row["ways"].values():
-        found["epoch s"] = found["load s"] + row["batches"] * found["step ms"] / 1000
         found["ratio"] = found["epoch s"] / row["ways"][ways[0]]["epoch s"]
     if options.peaks:
         add_peaks(row, folder, ways)
@@ -152,17 +154,22 @@ def add_peaks(row: dict, folder: str, ways: list[str]) -> dict:
 
 
 def built_with_some(model: str, data: str, folder: str, way: str):
-    """A trainer, its loader, and batches of it, in a worker."""
+    """A trainer, its loader, and what of it an epoch is to read, in a worker."""
     trainer, loader = built(model, data, folder, way)
-    return trainer, loader, Kept(loader, N_STEPS[model])
+    return trainer, loader, some_of(loader, model, data)
 
 
-def step_seconds(run) -> float:
-    """Of one step, in a worker."""
+def some_of(loader, model: str, data: str):
+    """The loader where a whole epoch is measured, else some of its batches."""
+    return loader if data == "1M" and model in WHOLE else Kept(loader, N_STEPS[model])
+
+
+def train_seconds(run) -> float:
+    """Of the batches, in a worker."""
     trainer, _, some = run
     if hasattr(trainer, "loop"):
         trainer.loop.begin_epoch()
-    return timed(lambda: trainer._train_epoch(some, 0)) / len(some)
+    return timed(lambda: trainer._train_epoch(some, 0))
 
 
 def load_seconds(run) -> float:
@@ -170,30 +177,40 @@ def load_seconds(run) -> float:
     return timed(lambda: read(run[1]))
 
 
-def details(run, step: float, of_machine: tuple) -> dict:
-    """Parts and bound of the tensor step, in its worker."""
+def sizes(run) -> dict:
+    """Rows of a batch, batches of an epoch and batches that are measured, in a worker."""
     trainer, loader, some = run
-    parts = parts_of(trainer, some, step * len(some))
-    found = bound(trainer.model, some.batches[0], *of_machine)
-    return {"batches": len(loader), "parts": parts, "bound ms": found}
+    batch = trainer.config["train_batch_size"]
+    return {"batch": batch, "batches": len(loader), "measured": len(some)}
+
+
+def details(run, seconds: float, of_machine: tuple) -> dict:
+    """Parts and bound of what took the tensor way so long, in its worker."""
+    trainer, _, some = run
+    parts = parts_of(trainer, some, seconds)
+    return {"parts": parts, "bound ms": bound(trainer.model, next(iter(some)), *of_machine)}
 
 
 def times_of(model: str, data: str, folder: str, ways: list[str], options) -> dict:
-    """Seconds of each way's loader and step, taken in turns."""
+    """Seconds of each way's loader, step and epoch, taken in turns."""
     runs = {way: Worker(built_with_some, model, data, folder, way) for way in ways}
-    steps, loads = defaultdict(list), defaultdict(list)
+    trained, loads = defaultdict(list), defaultdict(list)
     for repetition in range(options.repetitions + 1):
         for way in ways if repetition % 2 else ways[::-1]:
-            steps[way].append(runs[way].ask(step_seconds))
-    for way in ways * (1 if data == "10M" else 2):
-        loads[way].append(runs[way].ask(load_seconds))
-    row = {"data": data, "model": model, "batch": DATA[data][3], "keep_memory": True}
-    row["ways"] = {  # the first repetition warms up
-        way: {"step ms": 1000 * statistics.median(steps[way][1:]), "load s": min(loads[way])}
-        for way in ways
-    }
-    step = row["ways"]["tensor"]["step ms"] / 1000
-    row |= runs["tensor"].ask(details, step, options.speeds)
+            trained[way].append(runs[way].ask(train_seconds))
+    for _ in range(1 if data == "10M" else options.repetitions):
+        for way in ways:
+            loads[way].append(runs[way].ask(load_seconds))
+    row = {"data": data, "model": model, "keep_memory": True} | runs["tensor"].ask(sizes)
+    row["ways"] = {}
+    for way in ways:
+        seconds = statistics.median(trained[way][1:])  # the first repetition warms up
+        load, all_ = statistics.median(loads[way]), row["measured"] == row["batches"]
+        step = (seconds - load * all_) / row["measured"]
+        epoch = seconds if all_ else load + step * row["batches"]
+        row["ways"][way] = {"step ms": 1000 * step, "load s": load, "epoch s": epoch}
+        if way == "tensor":
+            row |= runs[way].ask(details, seconds, options.speeds)
     for worker in runs.values():
         worker.end()
     return row
@@ -215,7 +232,7 @@ def print_peak(options) -> None:
     gc.collect()
     forget_peak()
     read(loader)
-    trainer._train_epoch(Kept(loader, N_STEPS[model]), 0)
+    trainer._train_epoch(some_of(loader, model, options.data[0]), 0)
     print(peak_mb())
 
 

@@ -84,8 +84,9 @@ def large_epochs() -> str:
     heads = ["data", "model", "way", "loader, s", "step, ms", "epoch, s", "ratio", "peak, MB"]
     text = (
         "## An epoch on generated data\n\n1M: 6,000 users x 4,000 items, batches of 2048; 10M: 100,000 "
-        "x 50,000, batches of 8192. SASRec reads sequences of 50 and of 20 items. An epoch is the loader's "
-        "time and that of all steps.\n\n"
+        "x 50,000, batches of 8192. SASRec reads sequences of 50 items, at 10M of 20 by batches of 4096. "
+        "At 1M the epochs of BPR, EIIL and DeepFM are whole ones, and a step is what the loader leaves of "
+        "them; all others are put together of the loader's time and that of all steps.\n\n"
     )
     if older:
         text += f"Without `keep_memory`, and with all ways in one process: {names}.\n\n"
