@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 from functools import cache
 from pathlib import Path
 
@@ -70,9 +71,15 @@ def recbole_properties() -> Path:
 
 @cache
 def recbole_model_names() -> list[str]:
-    """RecBole's model names: each has a property file of the same name."""
+    """RecBole's model names: each has a property file of the same name, or is a class of its module."""
     files = (recbole_properties() / "model").glob("*.yaml")
-    return sorted(file.stem for file in files if file.stem.lower() in recbole_modules())
+    names = {file.stem.lower(): file.stem for file in files}
+    for lower, module in recbole_modules().items():
+        if lower not in names:  # Random: its source is read, as importing it may need a package
+            source = Path(recbole_properties().parent, *module.split(".")[1:]).with_suffix(".py")
+            named = re.search(rf"^class ({lower})\b", source.read_text("utf-8"), re.M | re.I)
+            names |= {lower: named[1]} if named else {}
+    return sorted(name for lower, name in names.items() if lower in recbole_modules())
 
 
 def find_model(model: str | type) -> type:

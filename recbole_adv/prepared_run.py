@@ -18,7 +18,7 @@ from recbole_adv.errors import ConfigError, DataError, RecBoleAdvError
 from recbole_adv.evaluation import user_metrics
 from recbole_adv.evaluation.evaluation import with_prefix
 from recbole_adv.evaluation.further_sets import further_tests, further_valids
-from recbole_adv.loader import build_sequences_lazily, tensor_samplers
+from recbole_adv.loader import build_sequences_lazily, check_evaluation_draws, tensor_samplers
 from recbole_adv.loader.shares import share_training
 from recbole_adv.run_directory import RunDirectory
 from recbole_adv.trainer import trainer_class
@@ -35,26 +35,24 @@ class PreparedRun(NamedTuple):
     data: Prepared
 
     def test(self, load_best_model: bool, show_progress: bool = False) -> dict[str, float] | None:
-        """The metrics on the test data; of further tests, with their names in front.
+        """The metrics on the test data; of further tests, with their names in front; None without any.
 
         With ``save_user_metrics`` those of each user are written into the directory.
         """
-        trainer, logger, of_users = self.trainer, getLogger(), {}
-        result = trainer.evaluate(self.test_data, load_best_model, show_progress=show_progress)
-        of_users[""] = getattr(trainer.evaluation, "of_users", None)
-        logger.info(set_color("test result", "yellow") + f": {result}")
-        first = dict(result or {})
-        for name, data in further_tests(trainer.config, self.data).items():
-            # A further test may be the first one under another name.
-            further, of_users[name] = first, of_users[""]
-            if data is not self.test_data:
-                further = trainer.evaluate(data, load_best_model=False, show_progress=show_progress)
-                of_users[name] = getattr(trainer.evaluation, "of_users", None)
-            logger.info(set_color(f"test result on {name}", "yellow") + f": {further}")
-            result |= with_prefix(name, further)
+        trainer, logger = self.trainer, getLogger()
+        result, known, of_users = {}, {}, {}
+        for name, data in {"": self.test_data, **further_tests(trainer.config, self.data)}.items():
+            if id(data) not in known:  # a further test may be the first one under another name
+                found = trainer.evaluate(data, load_best_model, show_progress=show_progress)
+                known[id(data)] = found, getattr(trainer.evaluation, "of_users", None)
+                load_best_model &= found is None  # a test without rows loads nothing
+            found, table = known[id(data)]
+            of_users |= {name: table} if found else {}
+            logger.info(set_color(f"test result{name and f' on {name}'}", "yellow") + f": {found}")
+            result |= with_prefix(name, found or {}) if name else found or {}
         if trainer.config["save_user_metrics"] and result and processes.is_first():
             user_metrics.save(self.directory.path, of_users)
-        return result
+        return result or None
 
 
 @contextmanager
@@ -86,7 +84,7 @@ def prepared_run(
         directory.write_config()
         if processes.is_first():
             dataset.prepared.write(directory.path)
-        with _fields_in_words(config, train_data):
+        with _steps_in_words(config, train_data):
             loaders = train_data, valid_data, test_data
             yield PreparedRun(directory, trainer, *loaders, dataset.prepared)
 
@@ -132,9 +130,10 @@ def load_data(config):
 def make_loaders(config, dataset, prepared=None):
     """The loaders of the three parts of a dataset; ``prepared``: as in ``prepare_data``."""
     with tensor_samplers(config["train_loader"] == "tensor"):
-        loaders = in_words(config, lambda: prepare_data(config, dataset, prepared)).loaders
-    share_training(loaders[0], bool(config["drop_last"]))
-    return loaders
+        prepared = in_words(config, lambda: prepare_data(config, dataset, prepared))
+    check_evaluation_draws([*prepared.loaders[1:], *prepared.others.values()])
+    share_training(prepared.loaders[0], bool(config["drop_last"]))
+    return prepared.loaders
 
 
 def load_dataset(config):
@@ -185,10 +184,23 @@ def in_words(config, work: Callable):
 
 
 @contextmanager
-def _fields_in_words(config, train_data) -> Iterator[None]:
-    """A field that the model reads and that no batch holds, as a :class:`ConfigError`."""
+def _steps_in_words(config, train_data) -> Iterator[None]:
+    """What only the first step shows, as a :class:`ConfigError`.
+
+    A field that the model reads and that no batch holds; an optimizer of sparse gradients alone.
+    """
     try:
         yield
+    except RuntimeError as error:
+        if "SparseAdam does not support dense gradients" not in str(error):
+            raise
+        asked = config.final_config_dict.items()
+        keys = [k for k, v in asked if k.endswith("learner") and str(v).lower() == "sparse_adam"]
+        raise ConfigError(
+            f"sparse_adam has no step for dense gradients, got {' and '.join(keys)}: sparse_adam for "
+            f"{config['model']}, whose gradients are dense; write {keys[0]}: adam, which with "
+            "sparse_embeddings: True moves the rows of the batch alone"
+        ) from error
     except KeyError as error:
         trace = error.__traceback__
         while trace.tb_next is not None:
@@ -197,11 +209,17 @@ def _fields_in_words(config, train_data) -> Iterator[None]:
             raise
         field, columns = str(error.args[0]), train_data._dataset.inter_feat.columns
         sampling = "train_neg_sample_args: {'distribution': 'uniform', 'sample_num': 1}"
-        hint = f"add {field} to load_col"
+        got, hint = f"rows of {', '.join(columns)}", f"add {field} to load_col"
         if field.startswith(config["NEG_PREFIX"]):
             hint = f"write {sampling}"
         elif field == config["LABEL_FIELD"]:
             hint = f"write {sampling}, or threshold: {{'rating': 4}} to make it from ratings"
+        elif field in columns and "full" in config["eval_args"]["mode"].values():
+            got = "a ranking of all items, which has no columns of interactions"
+            hint = f"leave {field} out of load_col, or write eval_args: {{'mode': 'uni100'}}"
+        elif field in columns:
+            got = "a file of test_sets, which has only users and items"
+            hint = f"leave {field} out of load_col, or the file out of test_sets"
         raise ConfigError(
-            f"{config['model']} needs the field {field!r}, got rows of {', '.join(columns)}; {hint}"
+            f"{config['model']} needs the field {field!r}, got {got}; {hint}"
         ) from error

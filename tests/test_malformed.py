@@ -150,6 +150,11 @@ LATE = {
     "more environments than items": ("-m IRM -d tiny --n_environments=9", "=9", "write 8 or less"),
     "more ranks than items": ("--topk=[9] --valid_metric=MRR@9", "[9]", "write topk: [8]"),
     "all rows filtered out": ("--user_inter_num_interval=[99,inf)", "'tiny'", "filtering settings"),
+    "sparse_adam for a dense model": (
+        "-m BPR -d tiny --learner=sparse_adam",
+        "got learner: sparse_adam for BPR",
+        "write learner: adam",
+    ),
     "no negatives": ("--train_neg_sample_args=None", "'neg_item_id'", "'sample_num': 1"),
     "no labels": (
         "-m DeepFM -d tiny --metrics=['MRR'] --eval_args={'mode':'full'}",

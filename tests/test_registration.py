@@ -360,3 +360,16 @@ def test_importing_ours_imports_nothing_heavy_and_no_model():
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "[]", "recbole_adv.model.invariant_recommender.eiil"]
     assert os.listdir() == []
+
+
+def test_a_model_of_recboles_without_a_property_file_has_its_name(tiny):
+    """Random alone has none. In its module ``random`` is Python's."""
+    assert {name.lower() for name in discovery.recbole_model_names()} == set(
+        discovery.recbole_modules()
+    )
+    assert discovery.find_model("Random") is get_model("Random")
+    with pytest.raises(ConfigError, match="no model called 'random'; did you mean Random"):
+        discovery.find_model("random")
+    run = tiny("Random")
+    result = run.fit(saved=False).evaluate(run.test, load_best_model=False)
+    assert 0 <= result["recall@10"] <= 1

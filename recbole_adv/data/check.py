@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from recbole_adv.data.needed_columns import needed_columns
 from recbole_adv.errors import DataError, suggest
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
@@ -66,7 +67,8 @@ def check_dataset(config) -> None:
     ids: dict[str, set] = {config["USER_ID_FIELD"]: set(), config["ITEM_ID_FIELD"]: set()}
     for file in files:
         _check_present(folder, file, f"benchmark_filename {parts}" if parts else "")
-        table = _read_header(config, folder / file, "inter", _needed(config))
+        needed = needed_columns(config, of_training=bool(parts) and file == files[0])
+        table = _read_header(config, folder / file, "inter", needed)
         for field, values in _check_values(table, list(ids)).items():
             ids[field] |= values
     for field, values in ids.items():
@@ -110,18 +112,6 @@ def _check_features(config, folder: Path, name: str) -> None:
         if path.is_file():
             key = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD"}.get(suffix)
             _count(_read_header(config, path, suffix, {config[key]: key} if key else {}), "\n")
-
-
-def _needed(config) -> dict[str, str]:
-    """Columns of ``.inter`` that RecBole cannot do without, and the key that asks for each."""
-    needed = {config["USER_ID_FIELD"]: "USER_ID_FIELD", config["ITEM_ID_FIELD"]: "ITEM_ID_FIELD"}
-    needed |= dict.fromkeys(config["threshold"] or (), "threshold")
-    eval_args = config["eval_args"] or {}
-    if eval_args.get("order") == "TO" and config["benchmark_filename"] is None:
-        needed[config["TIME_FIELD"]] = "TIME_FIELD, with eval_args order: TO,"
-    if eval_args.get("mode") == "labeled" and not config["threshold"]:
-        needed[config["LABEL_FIELD"]] = "LABEL_FIELD, with eval_args mode: labeled,"
-    return needed
 
 
 def _read_header(config, path: Path, suffix: str, needed: Mapping[str, str]) -> _Table:

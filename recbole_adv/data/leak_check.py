@@ -25,15 +25,20 @@ def pairs_of(dataset) -> np.ndarray:
 
 
 def known_pairs(dataset) -> np.ndarray:
-    """The pairs of a part, sorted, once each; with the items that sequences start with."""
+    """The pairs of a part, sorted, once each; with those of the items that only sequences hold.
+
+    RecBole makes a sequence of the targets of earlier rows, and of a first item. One that a file of
+    ``benchmark_filename`` holds may have any.
+    """
     pairs, rows = pairs_of(dataset), dataset.inter_feat
     length = getattr(dataset, "item_list_length_field", None)
     history = getattr(dataset, "item_id_list_field", None)
     if length in rows and history in rows:
-        starts = rows[np.flatnonzero(rows[length] == 1)]  # no other row's sequence is read
-        user = starts[dataset.uid_field].numpy().astype(np.int64)
-        started = user * dataset.item_num + starts[history].numpy()[:, 0]
-        pairs = np.concatenate([pairs, started])
+        if dataset.config["benchmark_filename"] is None:
+            rows = rows[np.flatnonzero(rows[length] == 1)]  # no other row's sequence is read
+        user, items = rows[dataset.uid_field].numpy(), rows[history].numpy()
+        held = user.astype(np.int64)[:, None] * dataset.item_num + items
+        pairs = np.concatenate([pairs, held[items > 0]])  # 0 fills a sequence up
     pairs = np.sort(pairs)  # np.unique of numpy 2.3 takes a hash table, and 100 times as long
     return pairs[np.diff(pairs, prepend=-1) > 0]
 

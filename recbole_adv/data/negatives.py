@@ -11,6 +11,10 @@ from recbole_adv.errors import DataError
 
 _TRIES = 8  # redraws of a rejected item before all items of the batch are looked at
 _LARGE = 2**62  # a number below it, modulo n, prefers none of the n by more than n / 2^62
+HAS_ALL = (
+    "user {!r} has a training row with all {} items, so there is no negative for him; leave him out "
+    "of the data"
+)
 
 
 def sorted_pairs(user: Tensor, item: Tensor, n_items: int) -> Tensor:
@@ -37,7 +41,8 @@ class UniformNegatives(nn.Module):
     user * n_items + p_j - 1 - j counts for all rows at once: nothing is rejected, so the work does
     not depend on luck and the device never waits for the host.
 
-    user, item: [N] int64, the training rows; item 0 is padding; name_of: a user's name, for errors.
+    user, item: [N] int64, the training rows; item 0 is padding; name_of: a user's name, for errors;
+    has_all: the error, of his name and the number of items, where the pairs are no training rows.
 
     Buffers (int64, in no checkpoint, because the data give them): keys, sorted, one for each pair;
     start [U], where a user's keys begin; free [U].
@@ -57,6 +62,7 @@ class UniformNegatives(nn.Module):
         n_users: int,
         n_items: int,
         name_of: Callable[[int], str] = str,
+        has_all: str = HAS_ALL,
     ):
         super().__init__()
         self.n_items = n_items
@@ -65,10 +71,7 @@ class UniformNegatives(nn.Module):
         free = n_items - 1 - count
         if (free <= 0).any():
             full = int((free <= 0).nonzero()[0])
-            raise DataError(
-                f"user {name_of(full)!r} has a training row with all {n_items - 1} items, so there "
-                "is no negative for him; leave him out of the data"
-            )
+            raise DataError(has_all.format(name_of(full), n_items - 1))
         keys -= torch.arange(1, len(keys) + 1, device=keys.device)  # 1 + the rank among all pairs,
         keys += start.repeat_interleave(count)  # less the pairs of the users before
         self.register_buffer("keys", keys, persistent=False)

@@ -92,6 +92,7 @@ def prepare_data(config, dataset, prepared: Prepared | None = None) -> Prepared:
     if prepared is None:  # RecBole found saved loaders
         built = (loader._dataset for loader in loaders)
         prepared = Prepared(dict(zip(("train", "valid", "test"), built)))
+        prepared.parts |= _further_files(config, dataset)
         prepared.parts |= file_parts(config, prepared.parts)
         prepared.leaked = _check(config, prepared)
     prepared.loaders = loaders
@@ -135,6 +136,17 @@ def _split(config, dataset, prepared: Prepared) -> None:
     prepared.record |= {"settings": split.settings, "draws": notes}
 
 
+def _further_files(config, dataset) -> dict[str, Any]:
+    """The parts that ``benchmark_filename`` names after the third, of which RecBole saves no loaders."""
+    names = list(config["benchmark_filename"] or ())
+    if len(names) <= 3:
+        return {}
+    dataset._drop_unused_col()
+    end = np.cumsum(dataset.file_size_list)
+    cut = {name: torch.arange(end[k - 1], end[k]) for k, name in enumerate(names) if k >= 3}
+    return {name: leak_check.take_rows(dataset, index) for name, index in cut.items()}
+
+
 def _rows(dataset) -> Rows:
     rows, sequential = dataset.inter_feat, isinstance(dataset, SequentialDataset)
     time = None
@@ -154,6 +166,13 @@ def _draw(config, dataset, rows: Rows, plan: Plan) -> tuple[Split, dict[str, dic
             f"{dataset.time_field!r}; add it to load_col"
         )
     part, notes = split_rows(rows, plan.draws, group, plan.seed)
+    for code, draw in enumerate(plan.draws, start=1):
+        if not (part == code).any():
+            key = "shift_share" if draw.n_max is None else "shift_n_max"
+            raise DataError(
+                f"{draw.name} is empty: with {key}: {config[key]:g} chance has drawn none of "
+                f"{len(part)} interactions; write a larger {key}"
+            )
     return Split(part, plan.names, plan.settings, fingerprint(rows.user, rows.item)), notes
 
 

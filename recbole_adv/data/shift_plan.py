@@ -47,7 +47,7 @@ def plan_of(config) -> Plan | None:
     if "shifted" in tests:
         n_max = config["shift_n_max"] if kind == "popularity" else None
         for gamma in (config["shift_gamma"], *(config["shift_more_gammas"] or ())):
-            name = "test_shifted" if not draws else f"test_shifted_{gamma:g}"
+            name = "test_shifted" if not draws else f"test_shifted_{_name_of(gamma)}"
             draws.append(Draw(name, kind, share, float(gamma), n_max))
     if "id" in tests:
         draws.append(Draw("test_id", "id", share))
@@ -62,6 +62,11 @@ def plan_of(config) -> Plan | None:
     )
     settings = {key: config[key] for key in keys} | {"shift_seed": seed}
     return Plan(draws, f"valid_{valids[0]}", f"test_{tests[0]}", seed, settings)
+
+
+def _name_of(gamma: float) -> str:
+    """Short where that is exact, so that different numbers have different names."""
+    return f"{gamma:g}" if float(f"{gamma:g}") == gamma else str(gamma)
 
 
 def check_shift(final: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.dataloader import TrainDataLoader
+from recbole.utils import ModelType
 
 from recbole_adv.data.negatives import (
     InBatchNegatives,
@@ -19,13 +20,21 @@ from recbole_adv.errors import ConfigError
 
 
 def check_train_sampler(final: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigError` if RecBole is not asked for uniform negatives to be replaced."""
+    """Raise :class:`ConfigError` if RecBole is not asked for the negatives that are replaced or needed."""
     kind, asked = final["train_negatives"], final.get("train_neg_sample_args")
     distribution = asked.get("distribution", "uniform") if asked else "none"
     if kind != "recbole" and distribution != "uniform":
         raise ConfigError(
             f"train_negatives: {kind} takes the place of uniform sampling, got train_neg_sample_args "
             f"{asked}; write train_neg_sample_args: {{'distribution': 'uniform', 'sample_num': 1}}"
+        )
+    # RecBole's KGTrainer reads a graph unless told to take no steps on it.
+    reads_graph = final.get("train_kg_step") != 0 or not final.get("train_rec_step")
+    if final["MODEL_TYPE"] == ModelType.KNOWLEDGE and distribution == "none" and reads_graph:
+        raise ConfigError(
+            "a knowledge-aware model trains on triples, whose negative tails RecBole draws by the "
+            f"distribution of train_neg_sample_args, got {asked}; write train_neg_sample_args: "
+            "{'distribution': 'uniform', 'sample_num': 1}"
         )
 
 

@@ -27,7 +27,7 @@ class Request:
     """What is asked of a source: the keys ``environment_*``.
 
     balanced: equal mass also where the source has another measure; features: of 'kmeans'; file:
-    of 'inferred'.
+    of 'inferred'; key_of_n: what the configuration calls their number.
     """
 
     n_environments: int | None
@@ -36,6 +36,7 @@ class Request:
     balanced: bool = False
     features: Sequence[str] | None = None
     file: str | None = None
+    key_of_n: str = "n_environments"
 
 
 def environments_of(dataset: Dataset, *, source: str, **asked) -> Tensor:
@@ -54,16 +55,19 @@ def environments_of(dataset: Dataset, *, source: str, **asked) -> Tensor:
     return SOURCES[source](dataset, Request(**asked))
 
 
-def mass_quantiles(*keys: Tensor, n_environments: int | None) -> Tensor:
+def mass_quantiles(
+    *keys: Tensor, n_environments: int | None, key_of_n: str = "n_environments"
+) -> Tensor:
     """Cut ordered rows into environments of nearly equal numbers of rows.
 
     Rows are ordered by the keys (the first counts most) and rows with equal keys stay together. A
     group whose rows stand at c-m+1..c of N goes where its middle falls, floor(E (c - m/2) / N);
     where a large group would leave an environment empty, the cuts move to the next groups.
 
-    keys: [N] each; n_environments: E.   Returns [N] int64, 0 the smallest keys, none empty.
+    keys: [N] each; n_environments: E; key_of_n: its name in errors.
+    Returns [N] int64, 0 the smallest keys, none empty.
     """
-    n_environments = at_least_two(n_environments)
+    n_environments = at_least_two(n_environments, key_of_n)
     code = torch.zeros_like(keys[0], dtype=torch.int64)
     for key in keys:
         distinct, rank = torch.unique(key, return_inverse=True)
@@ -73,9 +77,9 @@ def mass_quantiles(*keys: Tensor, n_environments: int | None) -> Tensor:
     n_rows, n_groups = len(code), len(mass)
     if n_groups < n_environments:
         raise ConfigError(
-            f"{n_environments} environments cannot be cut from the {n_groups} different values of "
-            f"the training rows, got n_environments={n_environments}; "
-            + (f"write {n_groups} or less" if n_groups > 1 else "choose another source")
+            f"{n_environments} parts cannot be cut from the {n_groups} different values of the "
+            f"training rows, got {key_of_n}={n_environments}; "
+            + (f"write {n_groups} or less" if n_groups > 1 else "choose another source or column")
         )
     middle = 2 * mass.cumsum(0) - mass
     wanted = middle * n_environments // (2 * n_rows)
@@ -86,17 +90,16 @@ def mass_quantiles(*keys: Tensor, n_environments: int | None) -> Tensor:
     return torch.searchsorted(first, code, right=True)
 
 
-def at_least_two(n_environments: int | None) -> int:
+def at_least_two(n_environments: int | None, key: str = "n_environments") -> int:
     if n_environments is None or n_environments < 2:
-        raise ConfigError(
-            f"n_environments must be at least 2, got {n_environments}; write n_environments: 2"
-        )
+        raise ConfigError(f"{key} must be at least 2, got {n_environments}; write {key}: 2")
     return n_environments
 
 
-def _by_count(idx: Tensor, n_environments: int | None) -> Tensor:
+def _by_count(idx: Tensor, request: Request) -> Tensor:
     """Mass quantiles of how often each id stands in ``idx`` [N], ties broken by the id."""
-    return mass_quantiles(torch.bincount(idx)[idx], idx, n_environments=n_environments)
+    n, key = request.n_environments, request.key_of_n
+    return mass_quantiles(torch.bincount(idx)[idx], idx, n_environments=n, key_of_n=key)
 
 
 def item_popularity(dataset: Dataset, request: Request) -> Tensor:
@@ -104,12 +107,12 @@ def item_popularity(dataset: Dataset, request: Request) -> Tensor:
 
     In a sequential dataset the row's item is the target, and the counts are those of targets.
     """
-    return _by_count(dataset.inter_feat[dataset.iid_field], request.n_environments)
+    return _by_count(dataset.inter_feat[dataset.iid_field], request)
 
 
 def user_activity(dataset: Dataset, request: Request) -> Tensor:
     """How many training rows the row's user has; 0 is the least active users."""
-    return _by_count(dataset.inter_feat[dataset.uid_field], request.n_environments)
+    return _by_count(dataset.inter_feat[dataset.uid_field], request)
 
 
 def user_group(dataset: Dataset, request: Request) -> Tensor:

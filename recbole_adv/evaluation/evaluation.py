@@ -121,7 +121,8 @@ class Evaluation:
             labels.append(rows[self.config["LABEL_FIELD"]].cpu())
             for grouping in self.groupings(trainer):
                 groups[grouping.name].append(grouping.of(rows.to("cpu")))
-        data = {"rec.score": _joined(scores), "data.label": _joined(labels)}
+        # A column each, as RecBole's metrics take off the last dimension: of a single row else the only one.
+        data = {"rec.score": _joined(scores).view(-1, 1), "data.label": _joined(labels).view(-1, 1)}
         result = self.metrics(data)
         for grouping in self.groupings(trainer):
 

@@ -7,6 +7,7 @@ item, its user, or its own value.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,13 @@ class Grouping:
 
     def of(self, rows) -> Tensor:
         """The group of each row of an Interaction.   Returns [N] int64."""
+        if self.field not in rows:
+            raise ConfigError(
+                f"{self.name!r} in eval_groups needs the column {self.field!r} of each row, got rows "
+                f"of {', '.join(rows.columns)} (a file of test_sets has only users and items); leave "
+                "it out, or write benchmark_filename: [train, valid, test, ood] and test_sets: "
+                "{'ood': 'ood'}"
+            )
         value = rows[self.field]
         if self.code is not None:
             return self.code[value]
@@ -58,9 +66,9 @@ def groupings(config, train) -> list[Grouping]:
 
 
 def _grouping(name: str, config, train) -> Grouping:
-    n_groups, source, column = config["eval_n_groups"], name, name
+    key_of_n, source, column = "eval_n_groups", name, name
     if name == "environment":
-        n_groups, source = config["n_environments"], config["environment_source"]
+        key_of_n, source = "n_environments", config["environment_source"]
         column = config["environment_column"]
         if source not in (*BY_USER, *BY_ITEM, "time", "column"):
             raise ConfigError(
@@ -71,21 +79,22 @@ def _grouping(name: str, config, train) -> Grouping:
     balanced = name == "environment" and bool(config["environment_balanced"])
     if source == "user_group" and not balanced:
         return Grouping(name, USER_GROUPS, train.uid_field, user_groups(train)[0])
+    number = {"n_environments": config[key_of_n], "key_of_n": key_of_n}
     if source in BY_USER or source in BY_ITEM:
-        return _of_ids(name, source, n_groups, balanced, train)
-    return _of_column(name, train.time_field if source == "time" else column, n_groups, train)
+        return _of_ids(name, source, number, balanced, train)
+    return _of_column(name, train.time_field if source == "time" else column, number, train)
 
 
-def _of_ids(name: str, source: str, n_groups: int | None, balanced: bool, train) -> Grouping:
+def _of_ids(name: str, source: str, number: dict[str, Any], balanced: bool, train) -> Grouping:
     """Groups of users or items, as the environments of that name; one without rows is in group 0."""
     field = train.uid_field if source in BY_USER else train.iid_field
-    group = environments_of(train, source=source, n_environments=n_groups, balanced=balanced)
+    group = environments_of(train, source=source, balanced=balanced, **number)
     code = torch.zeros(train.num(field), dtype=torch.int64)
     code[train.inter_feat[field]] = group
     return Grouping(name, _numbers(int(group.max()) + 1), field, code)
 
 
-def _of_column(name: str, column: str | None, n_groups: int | None, train) -> Grouping:
+def _of_column(name: str, column: str | None, number: dict[str, Any], train) -> Grouping:
     table, key = _table_of(name, column, train)
     values = table[column]
     kind = train.field2type[column].value
@@ -99,16 +108,16 @@ def _of_column(name: str, column: str | None, n_groups: int | None, train) -> Gr
         code = torch.arange(len(labels)) if key is None else values
         return Grouping(name, labels, column if key is None else key, code)
     in_training = values if key is None else values[train.inter_feat[key]]
-    cuts = _cuts(_number(in_training), n_groups)
+    cuts = _cuts(_number(in_training), number)
     labels = _numbers(len(cuts) + 1)
     if key is None:
         return Grouping(name, labels, column, cuts=cuts)
     return Grouping(name, labels, key, torch.bucketize(_number(values), cuts, right=True))
 
 
-def _cuts(values: Tensor, n_groups: int | None) -> Tensor:
+def _cuts(values: Tensor, number: dict[str, Any]) -> Tensor:
     """The least value of every group but the first; groups have equal mass in training."""
-    group = mass_quantiles(values, n_environments=n_groups)
+    group = mass_quantiles(values, **number)
     return torch.stack([values[group == g].min() for g in range(1, int(group.max()) + 1)])
 
 

@@ -24,6 +24,12 @@ def check_evaluation(final: Mapping[str, Any]) -> None:
     final: the configuration as a mapping; types and ranges are checked by the schema before.
     """
     of_values = metric_types[_first_metric(final)] == EvaluatorType.VALUE
+    if not of_values and "labeled" in _modes(final).values():
+        raise ConfigError(
+            f"metrics {final['metrics']} are of rankings, got eval_args mode "
+            f"{final['eval_args']['mode']!r}, and labelled rows are not ranked; write metrics: [AUC, "
+            "LogLoss] and a valid_metric of them, or eval_args: {'mode': 'full'}"
+        )
     for key in _OF_RANKINGS:
         if final.get(key) and of_values:
             raise ConfigError(
@@ -57,8 +63,11 @@ def _first_metric(final: Mapping[str, Any]) -> str:
 
 
 def _modes(final: Mapping[str, Any]) -> dict[str, str]:
+    """The mode of both phases; RecBole, too, gives a phase without one that of the other."""
     mode = final["eval_args"].get("mode", "full")
-    return mode if isinstance(mode, dict) else {"valid": mode, "test": mode}
+    mode = mode if isinstance(mode, dict) else {"valid": mode}
+    other = mode.get("valid", mode.get("test", "full"))
+    return {phase: mode.get(phase, other) for phase in ("valid", "test")}
 
 
 def _check_full(final: Mapping[str, Any], key: str) -> None:

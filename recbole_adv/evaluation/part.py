@@ -11,9 +11,9 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from torch import Tensor
 
-from recbole_adv.data.id_file import read_ids
+from recbole_adv.data.id_file import is_path, read_ids
 from recbole_adv.data.leak_check import among
-from recbole_adv.errors import ConfigError, DataError
+from recbole_adv.errors import ConfigError, DataError, suggest
 from recbole_adv.evaluation.groups import Grouping
 
 
@@ -133,6 +133,13 @@ def _pool(name: str, key: str, dataset, row_user, pair) -> tuple[np.ndarray, np.
     if name in dataset.inter_feat:
         value = dataset.inter_feat[name].numpy().reshape(len(pair), -1)[:, 0]
         return np.unique(pair), np.unique(pair[value > 0])
+    if not is_path(name):
+        columns = dataset.inter_feat.columns
+        raise ConfigError(
+            f"{key} {name!r} is no file, and no column of the rows that are ranked, which have "
+            f"{', '.join(columns)} (a file of test_sets has only users and items)"
+            f"{suggest(name, columns)}; write the path of a file of pairs"
+        )
     ids = read_ids(name, dataset, key)
     if ids.n_unknown:
         getLogger().warning(
@@ -201,8 +208,10 @@ def _check_lists(config, part: Part, pool, hidden, kept: np.ndarray, n_items: in
     """Every list must be full where metrics look at whole lists."""
     n_masked = 0 if part.masked is None else len(part.masked)
     if pool is None:
-        n_hidden = part.hidden.start.diff().max() if part.hidden is not None else 0
-        shortest = n_items - 1 - n_masked - int(n_hidden)
+        if n_masked:  # what is masked is not ranked already
+            hidden = hidden[~np.isin(hidden % n_items, part.masked)]
+        n_hidden = int(_renumbered(hidden, kept, n_items).start.diff().max())
+        shortest = n_items - 1 - n_masked - n_hidden
     else:
         left = np.setdiff1d(pool, hidden, assume_unique=True)
         left = left[~np.isin(left % n_items, part.masked)] if n_masked else left

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from recbole_adv.data.negatives import UniformNegatives, rows_of_owners, sorted_pairs
+from recbole_adv.data.negatives import HAS_ALL, UniformNegatives, rows_of_owners, sorted_pairs
 from recbole_adv.errors import DataError
 
 Draw = Callable[[Tensor, Tensor, int], Tensor]
@@ -35,7 +35,9 @@ class Popularity(nn.Module):
         super().__init__()
         weight = count.clone()
         if alpha != 1:
-            share = torch.where(count > 0, count.double().pow(alpha), 0.0)
+            known = count[count > 0]
+            largest = known.max() if alpha > 0 else known.min()  # has share 1: 5000 ** 100 is inf
+            share = torch.where(count > 0, (count.double() / largest).pow(alpha), 0.0)
             scale = min(_SCALE, 2 ** (60 - n_owners.bit_length()))
             weight = (share * (scale / share.sum())).round().long()
             weight = torch.where(count > 0, weight.clamp(min=1), 0)
@@ -97,7 +99,8 @@ class PopularityNegatives(nn.Module):
             full = int((free <= 0).nonzero()[0])
             raise DataError(
                 f"{name_of(full)!r} has every item that can be drawn by popularity, so there is no "
-                "negative for it; leave it out of the data, or write distribution: uniform"
+                "negative for it; leave it out of the data, or write distribution: uniform (of an "
+                "evaluation mode: uni100)"
             )
         before = popularity.begin(item) - (taken[:-1] - taken[start[owner]])
         keys = owner * (popularity.total + 1) + before
@@ -173,15 +176,17 @@ def free_items(
     n_items: int,
     popularity: Popularity | None = None,
     name_of: Callable[[int], str] = str,
+    has_all: str = HAS_ALL,
 ) -> Draw:
     """Draws items that an owner has no pair with, uniformly or by popularity.
 
-    owner, item: [N] int64 pairs, on the device where draws are wanted.
+    owner, item: [N] int64 pairs, on the device where draws are wanted; has_all: the error about an
+    owner who has every item, of his name and the number of items.
     """
     if popularity is not None:
         exact = PopularityNegatives(owner, item, n_owners, popularity, name_of)
         return FreeItems(exact, popularity.propose, owner, item, n_owners, n_items)
-    exact = UniformNegatives(owner, item, n_owners, n_items, name_of)
+    exact = UniformNegatives(owner, item, n_owners, n_items, name_of, has_all)
 
     def propose(size: tuple[int, int], device: torch.device) -> Tensor:
         return torch.randint(1, n_items, size, device=device)

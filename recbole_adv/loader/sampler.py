@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import recbole.data.utils as recbole_data
 import torch
+from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.sampler import KGSampler, RepeatableSampler, Sampler
 from torch import Tensor
 
-from recbole_adv.data.negatives import as_tiles, rows_of_owners, sorted_pairs
+from recbole_adv.data.negatives import HAS_ALL, as_tiles, rows_of_owners, sorted_pairs
 from recbole_adv.loader.negatives import Draw, OtherItems, Popularity, free_items
+
+_HAS_ALL_IN_PARTS = (
+    "user {{!r}} has rows with all {{}} items in {parts} together, so an evaluation on sampled items "
+    "has no negative for him; leave him out of the data, or write mode: full in eval_args"
+)
+_HAS_ALL_TAILS = (
+    "entity {!r} is the head of triples with all {} entities, so there is no negative tail for it; "
+    "leave it out of the knowledge graph"
+)
 
 
 class UsedItems:
@@ -77,11 +87,18 @@ class TensorSampler(Sampler):
 
     def sample_by_user_ids(self, user_ids, item_ids, num: int) -> Tensor:
         """RecBole's method: ``num`` tiles of one item for each user."""
+        user, item = (torch.as_tensor(np.asarray(ids)) for ids in (user_ids, item_ids))
+        return as_tiles(self.draw_of_phase()(user, item, num))
+
+    def draw_of_phase(self) -> Draw:
+        """What is drawn in the phase and by the distribution that it has, made once.
+
+        Raises :class:`DataError` where a user has every item.
+        """
         key = (self.phase, self.distribution)
         if key not in self._drawn:
             self._drawn[key] = draw_of(self, torch.device("cpu"))
-        user, item = (torch.as_tensor(np.asarray(ids)) for ids in (user_ids, item_ids))
-        return as_tiles(self._drawn[key](user, item, num))
+        return self._drawn[key]
 
     def _pop_sampling(self, sample_num: int) -> np.ndarray:
         popularity = _popularity(self, _item_counts(self.datasets), 1, torch.device("cpu"))
@@ -120,6 +137,19 @@ def tensor_samplers(wanted: bool = True) -> Iterator[None]:
             setattr(recbole_data, name, cls)
 
 
+def check_evaluation_draws(loaders: Iterable[Any]) -> None:
+    """Raise :class:`DataError` where an evaluation on sampled items has no negative for a user.
+
+    Our samplers find it when they first draw: in a test, after the whole training.
+    """
+    for loader in loaders:
+        sampler = loader._sampler
+        if isinstance(loader, NegSampleEvalDataLoader) and isinstance(sampler, TensorSampler):
+            asked = loader.neg_sample_args
+            if "none" not in (asked["distribution"], asked["sample_num"]):
+                sampler.draw_of_phase()
+
+
 def draw_of(sampler, device: torch.device) -> Draw:
     """What a sampler draws, of the phase and distribution that it has, as a function on tensors."""
     if isinstance(sampler, KGSampler):
@@ -129,11 +159,20 @@ def draw_of(sampler, device: torch.device) -> Draw:
         count = torch.bincount(torch.cat([head, tail]), minlength=sampler.entity_num)
         popularity = _popularity(sampler, count, sampler.entity_num, device)
         n = sampler.entity_num
-        return free_items(head.to(device), tail.to(device), n, n, popularity)
+        return free_items(
+            head.to(device),
+            tail.to(device),
+            n,
+            n,
+            popularity,
+            lambda i: str(sampler.dataset.id2token(sampler.hid_field, i)),
+            _HAS_ALL_TAILS,
+        )
     if isinstance(sampler, RepeatableSampler):
         count = _item_counts([sampler.dataset])
         return OtherItems(sampler.item_num, _popularity(sampler, count, 1, device))
     last = sampler.phases.index(sampler.phase)
+    parts = " and ".join(sampler.phases[: last + 1])
     user, item = UsedItems(sampler.datasets[: last + 1]).pairs()
     popularity = _popularity(sampler, _item_counts(sampler.datasets), sampler.user_num, device)
     return free_items(
@@ -143,6 +182,7 @@ def draw_of(sampler, device: torch.device) -> Draw:
         sampler.item_num,
         popularity,
         lambda i: str(sampler.datasets[0].id2token(sampler.uid_field, i)),
+        _HAS_ALL_IN_PARTS.format(parts=parts) if last else HAS_ALL,
     )
 
 

@@ -21,8 +21,9 @@ class TensorLoader:
     """Reads like the RecBole loader it stands for: length, iteration, and every other attribute.
 
     An epoch is a permutation of the rows on the device, cut into batches; a batch is the rows and
-    what ``complete`` adds to them. Rows and negatives of several batches are taken by one call each. The permutation's seed comes from ``generator``, on the CPU like
-    RecBole's and kept in checkpoints; negatives come from torch's global random numbers.
+    what ``complete`` adds to them. Rows and negatives of several batches are taken by one call each.
+    The permutation's seed comes from ``generator``, on the CPU like RecBole's and kept in checkpoints;
+    negatives come from torch's global random numbers.
 
     Args:
         stock: RecBole's loader, of which are read: ``step``, ``shuffle``, ``sample_size``.

@@ -203,7 +203,8 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
             attach_row_index(train_data, self.config["INTER_IDX_FIELD"])
         train_data = self.train_data = training_loader(train_data, self.config, self.device)
         self._attach_techniques()
-        self.eval_collector.data_collect(train_data)
+        # RecBole does not find the data of a loader that has one of a knowledge graph beside it.
+        self.eval_collector.data_collect(getattr(train_data, "general_dataloader", train_data))
         if self.config["train_neg_sample_args"].get("dynamic", False):
             train_data.get_model(self.model)
         call_hook(self.model, "on_fit_start", train_data)

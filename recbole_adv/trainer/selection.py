@@ -77,7 +77,7 @@ class SelectionMixin:
         """RecBole's method: the validation score, and metrics by name."""
         result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
         for name, data in self.further_valid_data.items():
-            result |= with_prefix(name, self.evaluate(data, load_best_model=False))
+            result |= with_prefix(name, self.evaluate(data, load_best_model=False) or {})
         return score_of(result, self.valid_metric), result
 
     @keeps_memory

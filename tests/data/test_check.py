@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import recbole
 
+from recbole_adv import Config
 from recbole_adv.data.check import check_dataset
 from recbole_adv.errors import DataError
 
@@ -164,6 +165,65 @@ GOOD_DATA = {
     "missing float of an item": ({**GOOD, "tiny.item": "item_id:token\tprice:float\ni1\t\n"}, {}),
     "broken file that is not loaded": ({**GOOD, "tiny.item": "id"}, FEW),
 }
+
+
+LABELLED = {"metrics": ["AUC"], "valid_metric": "AUC", "eval_args": {"mode": "labeled"}}
+ORDERED = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"}
+
+
+def of_a_run(folder, model, settings):
+    """The Config of a run, in which RecBole has filled in what the keys leave open."""
+    settings = {"data_path": str(folder), "use_gpu": False, "load_col": None, **settings}
+    return Config(model, "tiny", config_dict=settings)
+
+
+@pytest.mark.parametrize(
+    "model, settings, words",
+    [
+        ("BPR", LABELLED, "no column 'label', which LABEL_FIELD, with eval_args mode: labeled"),
+        (
+            "BPR",
+            {**LABELLED, "eval_args": {"mode": {"valid": "uni5", "test": "labeled"}}},
+            "no column 'label'",
+        ),
+        ("BPR", {**FEW, "eval_args": ORDERED}, "order: TO, asks for 'timestamp'"),
+        ("BPR", {**FEW, "shift_split": "time"}, "shift_split: time, asks for 'timestamp'"),
+        (
+            "SASRec",
+            {**FEW, "shift_split": "popularity", "eval_args": ORDERED},
+            "a model of sequences, asks for 'timestamp'",
+        ),
+    ],
+)
+def test_a_column_that_a_run_needs(model, settings, words, tmp_path):
+    write(tmp_path, GOOD)
+    with pytest.raises(DataError, match=words):
+        check_dataset(of_a_run(tmp_path, model, settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**LABELLED, "threshold": {"rating": 3}},
+        {**FEW, "shift_split": "popularity", "eval_args": ORDERED},
+    ],
+)
+def test_a_column_that_a_run_does_without(settings, tmp_path):
+    write(tmp_path, GOOD)
+    assert check_dataset(of_a_run(tmp_path, "BPR", settings)) is None
+
+
+def test_a_file_of_training_needs_no_label(tmp_path):
+    """Negatives are drawn; validation and test are labelled."""
+    labelled = "user_id:token\titem_id:token\tlabel:float\nu1\ti1\t1\nu2\ti2\t0\n"
+    write(tmp_path, {"tiny.train.inter": HEAD + ROWS})
+    for part in ("valid", "test"):
+        (tmp_path / "tiny" / f"tiny.{part}.inter").write_text(labelled)
+    settings = {**LABELLED, "benchmark_filename": ["train", "valid", "test"]}
+    assert check_dataset(of_a_run(tmp_path, "BPR", settings)) is None
+    (tmp_path / "tiny" / "tiny.test.inter").write_text(HEAD + ROWS)
+    with pytest.raises(DataError, match="tiny.test.inter has no column 'label'"):
+        check_dataset(of_a_run(tmp_path, "BPR", settings))
 
 
 @pytest.mark.parametrize("files, keys", GOOD_DATA.values(), ids=list(GOOD_DATA))

@@ -23,7 +23,8 @@ class Part:
     uid_field, iid_field, time_field = "user_id", "item_id", "timestamp"
     user_num = item_num = 10
 
-    def __init__(self, *rows, history=None):
+    def __init__(self, *rows, history=None, files=None):
+        self.config = {"benchmark_filename": files}
         columns = torch.tensor(rows).reshape(-1, 3).t()
         fields = dict(zip(("user_id", "item_id", "timestamp"), columns))
         if history is not None:
@@ -87,6 +88,16 @@ def test_the_first_item_of_a_sequence_is_known_too():
     train = Part((1, 2, 1), (1, 4, 2), (2, 3, 1), history=[[7, 0], [7, 2], [5, 0]])
     assert known_pairs(train).tolist() == [12, 14, 17, 23, 25]
     assert known_pairs(PARTS["train"]).tolist() == [11, 12, 23, 99]
+
+
+def test_every_item_of_a_sequence_that_a_file_holds_is_known_too():
+    """Of user 1 there is one row, whose sequence nobody else holds; 0 fills up."""
+    files = ["train", "valid", "test"]
+    train = Part((1, 2, 1), (2, 3, 1), history=[[7, 5, 7, 4], [5, 0, 0, 0]], files=files)
+    assert known_pairs(train).tolist() == [12, 14, 15, 17, 23, 25]
+    test = Part((1, 5, 9), (1, 6, 9), (2, 4, 9))
+    leaked, _ = find_leaks({"train": train, "test": test})
+    assert leaked["test"].tolist() == [True, False, False]
 
 
 def test_among_equals_the_plain_search():

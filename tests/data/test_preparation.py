@@ -223,10 +223,13 @@ def test_a_run_that_cannot_split_leaves_nothing(settings_of, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_time_without_timestamps(settings_of):
-    load_col = {"inter": ["user_id", "item_id"]}
+def test_time_without_timestamps(settings_of, tiny):
+    """A run says so before it reads the data; the split itself, where nobody has looked before."""
+    keys = {"shift_split": "time", "load_col": {"inter": ["user_id", "item_id"]}}
+    with pytest.raises(DataError, match="shift_split: time, asks for 'timestamp', which is not"):
+        run(settings_of, **keys)
     with pytest.raises(DataError, match="'timestamp'; add it to load_col"):
-        run(settings_of, shift_split="time", load_col=load_col)
+        tiny("BPR", **keys)
 
 
 # --- files of splits that do not fit --------------------------------------------------------------------
@@ -419,3 +422,35 @@ def test_sequences_may_repeat_and_it_is_said_without_a_warning(settings_of, capl
     assert "8 of 8 rows of test (100.0 %) are user-item pairs of valid" in line
     record = record_of(done)
     assert record["later_training_rows"]["test"]["of_own_user"] == 0
+
+
+def test_files_beyond_three_are_read_beside_saved_loaders(tiny, leaky, tmp_path):
+    """RecBole saves three loaders; of the fourth file all rows are tested in the second run, too."""
+    leaky["benchmark_filename"] = ["train", "valid", "test", "ood"]
+    keys = {**leaky, "checkpoint_dir": str(tmp_path)}
+    first, second = (tiny("BPR", "leaky", **keys, save_dataloaders=s) for s in (True, False))
+    assert second.train.dataset is not first.train.dataset and list(tmp_path.glob("*loader.pth"))
+    rows = [(0, 0), (0, 6), (1, 3), (2, 9)]
+    for built in (first, second):
+        part = built.dataset.prepared.parts["ood"]
+        user, item = (part.inter_feat[field].numpy() for field in ("user_id", "item_id"))
+        users, items = part.id2token("user_id", user), part.id2token("item_id", item)
+        assert sorted(zip(users, items)) == [(f"u{u}", f"i{i}") for u, i in rows]
+        result = built.trainer.evaluate(built.dataset.prepared.others["ood"], load_best_model=False)
+        assert 0 <= result["recall@2"] <= 1
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        ({"shift_n_max": 0.001}, "test_shifted is empty: with shift_n_max: 0.001 .* of 1200"),
+        # A thousandth of 1200 rows is one, which chance takes or not.
+        (
+            {"shift_share": 0.001, "shift_seed": 2},
+            "shift_share: 0.001 .*write a larger shift_share",
+        ),
+    ],
+)
+def test_a_part_that_comes_out_empty_is_refused(keys, words, tiny):
+    with pytest.raises(DataError, match=words):
+        tiny("BPR", **SHIFTS["popularity"], **keys)

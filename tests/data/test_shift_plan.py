@@ -46,6 +46,14 @@ def test_the_parts_in_the_order_of_drawing():
     assert "shift_gamma" not in plan.settings and plan.settings["shift_seed"] == 3
 
 
+def test_gammas_that_print_alike_have_names_of_their_own():
+    gammas = [1000000, 1000001, 0.1234567, 0.12345678, 2.0]
+    plan = plan_of(config(shift_split="popularity", shift_more_gammas=gammas, shift_share=0.05))
+    shifted = [name for name in plan.names if name.startswith("test_shifted")]
+    ends = ["", "_1e+06", "_1000001", "_0.1234567", "_0.12345678", "_2"]
+    assert shifted == [f"test_shifted{end}" for end in ends]
+
+
 FILE = "split.npz"
 REFUSED = {
     "kind": ({"shift_split": "popular"}, "one of popularity, time, user", "'popular'"),

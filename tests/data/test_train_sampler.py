@@ -100,6 +100,16 @@ def test_runs_resume_exactly(model, settings_of):
     assert resumed["best_valid_result"] == whole["best_valid_result"]
 
 
+@pytest.mark.parametrize("train_loader", ["recbole", "tensor"])
+def test_negative_tails_need_a_distribution(train_loader, tiny, settings_of):
+    """Which RecBole finds missing at the first triple; RippleNet on labels may read none."""
+    keys = {"train_loader": train_loader, "train_neg_sample_args": None}
+    with pytest.raises(ConfigError, match="negative tails .*, got None; write train_neg_sample"):
+        tiny("CKE", **keys)
+    keys |= {"train_rec_step": 1, "train_kg_step": 0, "threshold": {"timestamp": 0}}
+    tiny("RippleNet", load_col=settings_of("CKE")["load_col"], **keys, epochs=1).fit(saved=False)
+
+
 def test_models_that_train_on_users_refuse(tiny):
     with pytest.raises(ConfigError, match="MultiVAE trains on whole users.* leave both out"):
         tiny("MultiVAE", train_positives="user_uniform")

@@ -56,12 +56,26 @@ SCORES = {
 }
 
 
+class Reverses(GivenScores):
+    """Ranks by SCORES after one step of Adam at 0.01, the other way round after two."""
+
+    given = SCORES
+
+    def full_sort_predict(self, interaction):
+        return (self.scores * (self.weight + 0.015))[interaction[self.USER_ID]].view(-1)
+
+
 def write_pairs(path, pairs, header="user_id item_id"):
     """A file of rows such as ``a p``, separated by commas."""
     names = "\t".join(f"{name}:token" if ":" not in name else name for name in header.split())
     rows = "\n".join("\t".join(row.split()) for row in pairs.split(","))
     path.write_text(f"{names}\n{rows}\n")
     return str(path)
+
+
+@pytest.fixture
+def reverses():
+    return Reverses
 
 
 @pytest.fixture

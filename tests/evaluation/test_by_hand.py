@@ -134,6 +134,19 @@ def test_whole_lists_must_be_full(toy, pairs_file):
         toy(eval_mask=mask, metrics=["ItemCoverage"], valid_metric="ItemCoverage@2")
 
 
+def test_an_item_that_is_hidden_and_masked_is_missing_once(toy, pairs_file):
+    """Without p and q, each has three items to rank in the test: a r t v, b s t v and c s t v.
+
+    In validation a has the same, b r s t v and c r s t v. All lists together show r s t v.
+    """
+    mask = pairs_file("mask.item", "p,q", header="item_id")
+    keys = {"eval_mask": mask, "metrics": ["ItemCoverage"]}
+    result = toy(topk=[3], valid_metric="ItemCoverage@3", **keys).of_test()
+    assert result["itemcoverage@3"] == pytest.approx(4 / 7, abs=1e-6)  # RecBole counts the padding
+    with pytest.raises(ConfigError, match="a user has 3 items to rank, fewer than topk 4"):
+        toy(topk=[4], valid_metric="ItemCoverage@4", **keys)
+
+
 def test_a_user_of_several_sequences_has_his_pool_in_each(tiny, tmp_path):
     """Rows of a sequential model are steps: here every test row is ranked within its own target."""
     run = tiny("SASRec", valid_metric="MRR@10")

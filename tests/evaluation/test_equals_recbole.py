@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +150,14 @@ def test_without_keys_the_evaluation_is_recboles(tiny, monkeypatch):
     run = tiny("BPR", epochs=1)
     run.fit(saved=False)
     assert called == [1]
+
+
+@pytest.mark.parametrize("train_loader", ["recbole", "tensor"])
+def test_what_metrics_need_of_training_data_with_a_knowledge_graph(train_loader, tiny):
+    keys = {"metrics": ["NDCG", "ItemCoverage", "AveragePopularity"], "valid_metric": "NDCG@10"}
+    run = tiny("CKE", train_loader=train_loader, epochs=1, **keys)
+    collected = run.fit(saved=False).eval_collector.data_struct
+    assert collected["data.num_items"] == run.dataset.item_num
+    assert collected["data.count_items"] == Counter(
+        run.train._dataset.inter_feat["item_id"].tolist()
+    )

@@ -9,6 +9,7 @@ import pytest
 
 from recbole_adv import run_recbole_adv
 from recbole_adv.errors import ConfigError, DataError
+from recbole_adv.evaluation.user_metrics import load
 
 RANKED = {"metrics": ["MRR"], "valid_metric": "MRR@2"}
 
@@ -112,3 +113,93 @@ def test_a_file_has_no_sequences(tiny, tmp_path):
     (tmp_path / "x.inter").write_text("user_id:token\titem_id:token\n1\t1\n")
     with pytest.raises(ConfigError, match="can only be ranked, and by a model without sequences"):
         tiny("SASRec", test_sets={"ood": "x.inter"})
+
+
+def test_without_a_test_of_its_own_the_best_weights_are_tested_on_a_file(
+    reverses, settings_of, pairs_file, tmp_path
+):
+    """Each user's last row is validation, nothing is test.
+
+    Given scores: a hides p, ranks r q s t v, valid q second; b hides q, ranks p t s r v, valid r not;
+    c hides s t p, ranks v r q, valid v first. Reversed b's valid alone is second, so epoch 1 is best.
+    Then a ranks r first without q, and b p without r; reversed neither is among two.
+    """
+    (tmp_path / "toy").mkdir()
+    rows = "a p 1,a q 2,b q 1,b r 2,c s 1,c t 2,c p 3,c v 4"
+    pairs_file("toy/toy.inter", rows, "user_id item_id timestamp:float")
+    settings = settings_of(
+        reverses,
+        data_path=str(tmp_path),
+        metrics=["MRR"],
+        topk=[2],
+        valid_metric="MRR@2",
+        eval_args={"split": {"LS": "valid_only"}, "order": "TO", "mode": "full"},
+        test_sets={"ood": pairs_file("ood.inter", "a r,b p")},
+        save_user_metrics=True,
+    )
+    done = run_recbole_adv(reverses, "toy", config_dict=settings)
+    assert done["best_valid_result"] == {"mrr@2": 0.5}  # of 1/2, 0 and 1
+    assert done["test_result"] == {"ood/mrr@2": 1.0}
+    last = run_recbole_adv(reverses, "toy", config_dict=settings, saved=False)
+    assert last["test_result"] == {"ood/mrr@2": 0.0}
+    (name, table), *more = load(Path(done["run_dir"])).items()
+    assert name == "ood" and not more
+    assert table["mrr@2"].to_dict() == {"a": 1.0, "b": 1.0}
+
+
+COLUMNS = {
+    "train": "a p 1 x,a r 2 x,b p 3 y,b q 4 y",
+    "valid": "a v 9 x,b r 9 y",
+    "test": "a q 1 x,b s 2 y,b t 1 y",
+}
+
+
+@pytest.mark.parametrize(
+    "keys, sentence",
+    [
+        ({"eval_groups": ["time"]}, "'time' in eval_groups needs the column 'timestamp' of each"),
+        (
+            {"eval_groups": ["day"]},
+            "'day' in eval_groups .* got rows of user_id, item_id .*leave it",
+        ),
+        (
+            {"test_pool": "day"},
+            "test_pool 'day' is no file, .* which have user_id, item_id .*file of",
+        ),
+    ],
+)
+def test_a_file_has_no_columns_for_groups_and_pools(keys, sentence, toy, pairs_file):
+    header = "user_id item_id timestamp:float day"
+    keys = {**keys, "TIME_FIELD": "timestamp", "eval_n_groups": 2, **RANKED}
+    assert toy(COLUMNS, {}, header=header, **keys).of_test()
+    with pytest.raises(ConfigError, match=sentence):
+        ood = pairs_file("ood.inter", "a t,b t")
+        toy(COLUMNS, {}, header=header, test_sets={"ood": ood}, **keys)
+
+
+@pytest.mark.parametrize(
+    "mode, sentence",
+    [
+        ("full", "'day', got a ranking of all items, .*leave day out of load_col, or .*'uni100'"),
+        ("uni2", "'day', got a file of test_sets, which has only users and items; leave day out"),
+    ],
+)
+def test_a_model_that_reads_a_column_that_is_not_there(
+    mode, sentence, settings_of, pairs_file, tmp_path
+):
+    (tmp_path / "toy").mkdir()
+    for part, rows in COLUMNS.items():
+        pairs_file(f"toy/toy.{part}.inter", rows, "user_id item_id timestamp:float day")
+    settings = settings_of(
+        "DeepFM",
+        data_path=str(tmp_path),
+        benchmark_filename=list(COLUMNS),
+        load_col={"inter": ["user_id", "item_id", "day"]},
+        eval_args={"mode": mode},
+        **{**RANKED, "topk": [2]},
+    )
+    if mode != "full":  # what the sentence about a ranking says is true
+        assert run_recbole_adv("DeepFM", "toy", config_dict=settings)["test_result"]
+        settings["test_sets"] = {"ood": pairs_file("ood.inter", "a t,b t")}
+    with pytest.raises(ConfigError, match=sentence):
+        run_recbole_adv("DeepFM", "toy", config_dict=settings)

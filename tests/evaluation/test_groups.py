@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log2
+from math import log, log2, nan, sqrt
 
 import pytest
 import torch
@@ -141,6 +141,40 @@ def test_of_labelled_rows(tiny):
     assert result["auc"] == pytest.approx(roc_auc_score(label, score), abs=1e-5)
 
 
+def test_of_a_single_labelled_row_by_hand(toy):
+    """tv is one row, of label 1 and score 0.25; phone has labels 1 0 1, scores 0.9 0.2 0.6.
+
+    A single row has no AUC, as it needs both labels; the worst is of the groups that have one.
+    """
+    parts = {
+        "train": "a p 1 phone,b p 1 phone,b q 0 phone,c q 1 tv,c r 0 tv",
+        "valid": "a s 1 phone,b t 0 phone",
+        "test": "a q 1 phone,a r 0 phone,b s 1 phone,c t 1 tv",
+    }
+    scores = {"a": {"q": 0.9, "r": 0.2}, "b": {"s": 0.6}, "c": {"t": 0.25}}
+    run = toy(
+        parts,
+        scores,
+        header="user_id item_id label:float device",
+        eval_args={"mode": "labeled"},
+        eval_groups=["device"],
+        metrics=["AUC", "LogLoss", "MAE", "RMSE"],
+        valid_metric="AUC",
+    )
+    result = run.of_test()
+    phone = {
+        "auc": 1.0,
+        "logloss": -(log(0.9) + log(0.8) + log(0.6)) / 3,
+        "mae": (0.1 + 0.2 + 0.4) / 3,
+        "rmse": sqrt((0.01 + 0.04 + 0.16) / 3),
+    }
+    tv = {"auc": nan, "logloss": log(4), "mae": 0.75, "rmse": 0.75}
+    for group, expected in (("phone", phone), ("tv", tv), ("worst", {**tv, "auc": 1.0})):
+        found = {name: result[f"device/{group}/{name}"] for name in expected}
+        assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
+    assert result["mae"] == pytest.approx((0.1 + 0.2 + 0.4 + 0.75) / 4, abs=1e-5)
+
+
 @pytest.mark.parametrize("balanced, groups", [(False, {"niche"}), (True, {"0", "1"})])
 def test_groups_of_users_by_their_taste(balanced, groups, tiny):
     """On checkerboard nobody has more than 60 % of popular items, so that there is one group."""
@@ -209,3 +243,22 @@ def test_a_group_of_valid_metric_that_there_is_not(tiny):
         ConfigError, match="names the group '7' of item_popularity, which has 0, 1, 2"
     ):
         run.trainer.prepare_evaluation(run.train, run.valid, {}, [run.test])
+
+
+@pytest.mark.parametrize(
+    "groups, words",
+    [
+        ("day", "the 2 different values .*, got eval_n_groups=3; write 2 or less"),
+        ("user_activity", "the 4 different values .*, got eval_n_groups=9; write 4 or less"),
+    ],
+)
+def test_too_many_groups_are_refused_by_the_name_of_their_key(groups, words, toy):
+    parts = {
+        "train": "a p 1,a r 2,b p 2,b q 1,c q 1,d s 1",
+        "valid": "a v 1,b r 2",
+        "test": "a q 1",
+    }
+    n = int(words.partition("groups=")[2][0])
+    keys = {"eval_groups": [groups], "eval_n_groups": n, **KEYS}
+    with pytest.raises(ConfigError, match=words):
+        toy(parts, {"a": {}}, header="user_id item_id day:float", **keys).of_test()

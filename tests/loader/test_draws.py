@@ -54,6 +54,14 @@ def test_popularity_to_the_power_alpha_over_what_the_owner_lacks(alpha, table):
         assert fits(drawn[row], [w / sum(free) for w in free])
 
 
+@pytest.mark.parametrize("alpha", [100.0, -100.0])
+def test_powers_beyond_the_largest_number(alpha):
+    """5000^100 is above 10^308, and 5000^-100 below 10^-308."""
+    weight = Popularity(torch.tensor([0, 4900, 5000]), alpha, 3).weight.tolist()
+    assert weight[0] == 0
+    assert weight[1] / weight[2] == pytest.approx(0.98**alpha, rel=1e-9)
+
+
 def test_the_test_of_fit_can_fail():
     drawn = torch.tensor([1] * 5_200 + [2] * 4_800)
     assert not fits(drawn, [0, 0.5, 0.5]) and fits(drawn, [0, 0.52, 0.48])

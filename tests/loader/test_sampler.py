@@ -1,11 +1,14 @@
 """Our samplers against RecBole's."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from recbole.sampler import KGSampler, RepeatableSampler, Sampler
 from scipy.stats import chi2_contingency
 
+from recbole_adv.errors import DataError
 from recbole_adv.loader.sampler import TensorKGSampler, TensorSampler, draw_of, tensor_samplers
 
 PHASES = ["train", "valid", "test"]
@@ -119,3 +122,52 @@ def test_evaluation_on_sampled_items(distribution, tiny):
         assert sum(has) == len(positive_item)
     run.fit(saved=False)
     assert 0 <= run.trainer.evaluate(run.test, load_best_model=False)["recall@10"] <= 1
+
+
+@pytest.fixture
+def full():
+    """8 items. Of six users with half of them u3 has six in train, one in valid, and the last in extra."""
+    folder = Path("data/full")
+    folder.mkdir(parents=True)
+    parts = {
+        "train": [(u, (u + k) % 8) for u in range(6) for k in range(6 if u == 3 else 2)],
+        "valid": [(u, (u + 6) % 8) for u in range(6)],
+        "test": [(u, (u + 5) % 8) for u in range(6) if u != 3],
+        "extra": [(u, (u + 7) % 8) for u in range(6)],
+    }
+    for name, rows in parts.items():
+        text = "user_id:token\titem_id:token\n" + "".join(f"u{u}\ti{i}\n" for u, i in rows)
+        (folder / f"full.{name}.inter").write_text(text)
+    return {"data_path": "data", "load_col": None, "topk": [2], "valid_metric": "MRR@2"}
+
+
+FULL = {
+    "uni3": "user 'u3' has rows with all 8 items in train and valid and test together.* mode: full",
+    "pop3": "'u3' has every item that can be drawn by popularity",
+}
+
+
+@pytest.mark.parametrize("mode", FULL)
+@pytest.mark.parametrize("names", ["train valid test extra", "train valid extra"])
+def test_a_user_without_negatives_is_refused_before_the_training(names, mode, full, tiny):
+    """As RecBole refuses him, be it for a further test; a ranking of all items draws nothing."""
+    keys = {**full, "benchmark_filename": names.split(), "train_loader": "tensor"}
+    with pytest.raises(DataError, match=FULL[mode]):
+        tiny("BPR", "full", **keys, eval_args={"mode": mode})
+    with pytest.raises(DataError, match="interacted with all items"):
+        tiny("BPR", "full", **{**keys, "train_loader": "recbole"}, eval_args={"mode": mode})
+    tiny("BPR", "full", **keys)
+    keys["benchmark_filename"] = ["train", "valid", "test"]
+    tiny("BPR", "full", **keys, eval_args={"mode": mode})
+
+
+def test_a_head_of_every_entity_is_no_user(tiny):
+    dataset = tiny("CKE").dataset
+    sampler = TensorKGSampler(dataset)
+    sampler.hid_list, sampler.tid_list = np.full(64, 3), np.arange(1, 65)
+    name = next(t for t, i in dataset.field2token_id["head_id"].items() if i == 3)
+    assert sampler.sample_by_entity_ids(np.array([3]), 5).tolist() == [65] * 5
+    sampler.hid_list, sampler.tid_list = np.full(65, 3), np.arange(1, 66)
+    sampler.set_distribution("uniform")
+    with pytest.raises(DataError, match=f"entity '{name}' is the head of triples with all 65"):
+        sampler.sample_by_entity_ids(np.array([3]), 5)
