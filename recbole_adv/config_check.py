@@ -21,6 +21,7 @@ from recbole_adv.errors import ConfigError, suggest
 from recbole_adv.evaluation.keys import check_evaluation
 from recbole_adv.game.compiled_loss import check_compile
 from recbole_adv.game.optimizer import PLAYER_KEYS, check_learner
+from recbole_adv.game.player import is_game
 from recbole_adv.game.schedule import KEYS as SCHEDULE_KEYS
 from recbole_adv.options import (
     Option,
@@ -53,8 +54,8 @@ def check_config(config) -> None:
         check_learner(final, player)
     check_techniques(final)
     check_compile(final, config.model_class)
-    for key in unused_keys(final, list(config.external_config_dict)):
-        getLogger().warning("%s has no effect: its technique is not in techniques", key)
+    for key, why in _without_effect(config).items():
+        getLogger().warning("%s has no effect: %s", key, why)
     start, stop = final["max_start_epoch"], final["max_stop_epoch"]
     if stop is not None and stop < start:
         raise ConfigError(f"max_stop_epoch must not be below max_start_epoch {start}, got {stop}")
@@ -63,6 +64,22 @@ def check_config(config) -> None:
             "min_interval or max_interval must be 1, else batches are loaded that train no player; "
             f"got {final['min_interval']} and {final['max_interval']}"
         )
+
+
+def _without_effect(config) -> dict[str, str]:
+    """Why given keys change nothing, by key."""
+    final, given = config.final_config_dict, list(config.external_config_dict)
+    found = dict.fromkeys(unused_keys(final, given), "its technique is not in techniques")
+    ours, model_class = overall_options(), config.model_class
+    for key in given:
+        if key in ours and key.startswith("max_") and not is_game(model_class):
+            found[key] = f"{config.model} has one player"
+        elif key == "backbone" and getattr(model_class, "backbone_class", None) is None:
+            found[key] = f"{config.model} has no backbone"
+        elif key in ours and key.startswith("shift_") and key not in ("shift_split", "shift_file"):
+            if final["shift_split"] is None and final["shift_file"] is None:
+                found[key] = "neither shift_split nor shift_file is set"
+    return found
 
 
 def _model_options(config) -> Mapping[str, Option]:
@@ -83,6 +100,20 @@ def _check_names(config) -> None:
         if near or key.startswith(_OURS):
             hint = suggest(key, near or known) or "; 'recbole-adv config' lists the keys"
             raise ConfigError(f"there is no key {key!r} (from {config.source_of.get(key)}){hint}")
+
+
+def check_names_of(player: str, config) -> None:
+    """Raise :class:`ConfigError` for a mistyped key of a player of the model's own."""
+    settings = (*PLAYER_KEYS, *SCHEDULE_KEYS, "techniques", *technique_options())
+    known = [f"{player}_{setting}" for setting in settings]
+    for key in config.external_config_dict:
+        if key in known or not key.startswith(f"{player}_") or _read_by_model(config, key):
+            continue
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+        if near and not key.startswith(f"{player}_learner_"):
+            raise ConfigError(
+                f"there is no key {key!r} (from {config.source_of.get(key)}){suggest(key, near)}"
+            )
 
 
 def check_known(config, key: str) -> None:

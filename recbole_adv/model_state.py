@@ -26,9 +26,13 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": np.random.get_state(),
-        "python": random.getstate(),
+        **host_random_state(),
     }
+
+
+def host_random_state() -> dict[str, Any]:
+    """Of it what is not torch's: numpy's and Python's."""
+    return {"numpy": np.random.get_state(), "python": random.getstate()}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
@@ -36,9 +40,26 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    set_host_random_state(state)
+
+
+def set_host_random_state(state: dict[str, Any]) -> None:
+    """Take back :func:`host_random_state`."""
     np.random.set_state(tuple(state["numpy"]))
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
+
+
+@contextmanager
+def host_seeded(seed: int) -> Iterator[None]:
+    """Inside, numpy and Python draw from ``seed`` on; outside they go on as if nothing had been drawn."""
+    outside = host_random_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        set_host_random_state(outside)
 
 
 @dataclass(frozen=True)
@@ -115,7 +136,7 @@ def _plain_state(module: nn.Module) -> dict[str, Any]:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Forward passes inside draw the same random numbers each time and leave no trace."""
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with traceless(model), torch.random.fork_rng(devices=list(devices)):
+    with traceless(model), torch.random.fork_rng(devices=list(devices)), host_seeded(0):
         torch.manual_seed(0)
         yield
 

@@ -361,3 +361,24 @@ def test_stock_config_is_not_checked():
     """RecBole's own class keeps RecBole's behaviour."""
     config = StockConfig("EIIL", "ml-100k", config_dict={"max_intervall": 3})
     assert config["max_intervall"] == 3
+
+
+@pytest.mark.parametrize(
+    "model, settings, why",
+    [
+        ("BPR", {"max_interval": 3}, "BPR has one player"),
+        ("BPR", {"backbone": "LightGCN"}, "BPR has no backbone"),
+        ("BPR", {"shift_gamma": 3}, "neither shift_split nor shift_file is set"),
+        ("BPR", {"ema_decay": 0.9}, "its technique is not in techniques"),
+    ],
+)
+def test_a_given_key_that_changes_nothing_is_named(model, settings, why, settings_of, caplog):
+    Config(model, "checkerboard", config_dict={**settings_of("BPR"), **settings})
+    (key,) = settings
+    assert f"{key} has no effect: {why}" in caplog.messages
+
+
+def test_keys_with_an_effect_are_not_named(settings_of, caplog):
+    given = {"max_interval": 3, "backbone": "BPR", "shift_gamma": 3, "shift_split": "popularity"}
+    Config("EIIL", "checkerboard", config_dict={**settings_of("BPR"), **given})
+    assert not [message for message in caplog.messages if "no effect" in message]

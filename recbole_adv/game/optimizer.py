@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -56,6 +57,11 @@ def learner_arguments(config: Mapping[str, Any], player: str) -> dict[str, Any]:
     return found
 
 
+def is_of_optimizer(key: str) -> bool:
+    """Whether a key sets a number of some player's optimizer."""
+    return re.fullmatch(r"(\w+_)?(learning_rate|weight_decay|learner_\w+)", key) is not None
+
+
 def check_learner(config: Mapping[str, Any], player: str) -> None:
     """Raise :class:`ConfigError` unless the player's optimizer can be built from its keys."""
     prefix = "" if player == "min" else f"{player}_"
@@ -73,6 +79,13 @@ def check_learner(config: Mapping[str, Any], player: str) -> None:
                 f"{key}: {value} does not fit {prefix}learner {name!r}, which has no argument "
                 f"{argument!r}{_instead(argument, accepted)}"
             )
+    given = learner_arguments(config, player)
+    if config.get("enable_scaler") and given.get("fused") and given.get("momentum"):
+        raise ConfigError(
+            f"{prefix}learner_fused: True with {prefix}learner_momentum: {given['momentum']} begins at "
+            "numbers that were never written where enable_scaler: True skips the first step (torch); "
+            f"write {prefix}learner_fused: False"
+        )
     # A trial with one weight: torch checks the values of the arguments.
     optimizer_for(config, player, [nn.Parameter(torch.zeros(1))])
     clip = setting(config, player, "clip_grad_norm")
@@ -140,11 +153,19 @@ def grouped(player: Player, rate: float) -> list[Any]:
     return [*groups, *({"params": [p], "lr": rate * player.rates[id(p)]} for p in own)]
 
 
-def fused_argument(learner: str, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
-    """``{"fused": True}`` where torch has one kernel for the whole step of these parameters."""
+def fused_argument(
+    learner: str, parameters: Iterable[nn.Parameter], momentum: float = 0.0
+) -> dict[str, bool]:
+    """``{"fused": True}`` where torch has one kernel for the whole step of these parameters.
+
+    Not for SGD with momentum: where a scaler skips the first step, torch keeps a buffer that was never
+    written.
+    """
     has_it = "fused" in inspect.signature(LEARNERS[learner.lower()]).parameters
-    fits = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    return {"fused": True} if has_it and fits else {}
+    # Fused Adagrad came to GPUs with a later torch than the oldest we run on.
+    devices = ("cpu",) if learner.lower() == "adagrad" else ("cpu", "cuda")
+    fits = all(p.is_floating_point() and p.device.type in devices for p in parameters)
+    return {"fused": True} if has_it and fits and not momentum else {}
 
 
 def optimizer_for(
@@ -176,7 +197,9 @@ def optimizer_of(
     sparse = bool(config.get("sparse_embeddings"))
     own = learner_arguments(config, name) if "learner" not in given else {}
     one_kernel = (not first or sparse) and "foreach" not in own
-    arguments = (fused_argument(learner, player.parameters) if one_kernel else {}) | own
+    momentum = own.get("momentum", 0.0)
+    fused = fused_argument(learner, player.parameters, momentum) if one_kernel else {}
+    arguments = fused | own
     return build_optimizer(
         given.get("params") or grouped(player, rate),
         learner,

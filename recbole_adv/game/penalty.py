@@ -17,7 +17,8 @@ UNITS = ("step", "epoch")
 class Progress:
     """How far training is, from the min player's point of view.
 
-    step: its optimizer steps so far; epoch: 2.25 is a quarter through the third epoch;
+    step: the batches that it has moved on so far, its optimizer's steps unless ``gradient_accumulation`` or
+    ``min_steps`` take fewer or more; epoch: 2.25 is a quarter through the third epoch;
     total_epochs: those asked for; previous_epoch: ``epoch`` at its previous step, None where all
     epochs have had equally many steps. Before the first step all are 0.
     """

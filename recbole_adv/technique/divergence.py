@@ -121,7 +121,7 @@ class DivergenceDetector:
         return self.min_deviation * max(abs(self.level), abs(whole))
 
     def _accept(self, loss: float) -> None:
-        if len(self._accepted) == self.window:
+        while len(self._accepted) >= self.window:  # more, where a resumed run has a smaller window
             del self._sorted[bisect_left(self._sorted, self._accepted.popleft())]
         self._accepted.append(loss)
         insort(self._sorted, loss)

@@ -171,6 +171,9 @@ class Ema(Technique):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        unlike = sorted(state["shadows"].keys() ^ self.tensors.keys()) if state["shadows"] else []
+        if unlike:
+            raise KeyError(unlike[0])
         self.updates, self.steps = state["updates"], state["steps"]
         self.shadows = {n: v.to(self.tensors[n]).clone() for n, v in state["shadows"].items()}
         self.so_far = state.get("so_far", 0.0)

@@ -163,9 +163,12 @@ class RDrop(Technique):
 
     # --- what cannot work -----------------------------------------------------------------------
 
-    @torch.no_grad()
     def _try(self, loss: LossFunction, batch: Any) -> None:
-        """Two passes on the first batch, without a trace, to see whether J means anything."""
+        """Two passes on the first batch, without a trace, to see whether J means anything.
+
+        Gradients are on: the loss may take some itself, and weights that autocast had cast without a
+        graph would stay in its cache.
+        """
         with replayed(self._model, random_state()):
             (_, calls), (_, others) = self._pass(loss, batch), self._pass(loss, batch)
         for call in calls:

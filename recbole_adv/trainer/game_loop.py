@@ -100,6 +100,8 @@ class GameLoop:
         self._between_batches()
         for names in passes:
             self._run_pass(train_data, epoch, names, turns, joint, first, show_progress)
+        if any(self.first in names for names in passes) and self.progress.step:
+            self._end_epoch_of_first(epoch, turns)
         for turn in turns.values():
             self.engine.finish(turn)
         self._between_batches()
@@ -152,6 +154,13 @@ class GameLoop:
         self.turns_taken[name] += 1
         if call_hook(self.model, "on_phase_end", name, epoch):
             self._renew(turns)
+
+    def _end_epoch_of_first(self, epoch: int, turns: dict[str, Turn]) -> None:
+        """The next epoch has begun also where the first player did not move on the last batch."""
+        if self.progress.epoch < epoch + 1:
+            self.progress.epoch = float(epoch + 1)
+            if call_hook(self.model, "penalty_switches"):
+                self._renew(turns)
 
     def _renew(self, turns: dict[str, Turn]) -> None:
         turns[self.first].optimizer = self.renew_first()

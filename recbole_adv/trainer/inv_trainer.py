@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 
+from recbole_adv.config_check import check_names_of
 from recbole_adv.errors import ConfigError
 from recbole_adv.game.optimizer import check_learner
 from recbole_adv.game.player import Player, players_of
@@ -45,6 +47,7 @@ class INVTrainer(AdvTrainer):
         players = players_of(model, config)
         for player in players:  # the configuration knew min and max only
             if player.name not in ("min", "max"):
+                check_names_of(player.name, config)
                 check_learner(config.final_config_dict, player.name)
                 check_techniques(config.final_config_dict, [player.name])
         return players
@@ -63,7 +66,7 @@ class INVTrainer(AdvTrainer):
                 f"game_update: shared_graph needs {type(self.model).__name__}.calculate_joint(), "
                 "which it does not have; write separate_forward"
             )
-        if wanted == "separate_forward" or joint is None:
+        if wanted == "separate_forward" or joint is None or self._joint_is_outdated:
             return None
 
         def losses(interaction) -> Mapping[str, Any]:
@@ -74,6 +77,33 @@ class INVTrainer(AdvTrainer):
             return {"min": loss, "max": -objective}
 
         return losses
+
+    @cached_property
+    def _joint_is_outdated(self) -> bool:
+        """Whether a subclass has changed a loss below the ``calculate_joint`` that it inherits."""
+        mro = type(self.model).__mro__
+
+        def home(name: str) -> int:
+            return next((i for i, cls in enumerate(mro) if name in vars(cls)), len(mro))
+
+        joint = home("calculate_joint")
+        newer = [n for n in ("calculate_loss", "calculate_max_objective") if home(n) < joint]
+        if not newer or joint == len(mro):
+            return False
+        sentence = (
+            f"{mro[home(newer[0])].__name__} overrides {newer[0]}, but not calculate_joint of "
+            f"{mro[joint].__name__}"
+        )
+        if self.config["game_update"] == "shared_graph":
+            raise ConfigError(
+                f"{sentence}, from which game_update: shared_graph takes both losses; override that too, "
+                "or write separate_forward"
+            )
+        self.logger.warning(
+            "%s, so each player has a forward pass of its own; override that too for a shared graph",
+            sentence,
+        )
+        return True
 
     @property
     def optimizer_min(self) -> torch.optim.Optimizer:

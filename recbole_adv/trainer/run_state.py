@@ -23,6 +23,7 @@ from recbole_adv.trainer.process_state import (
     states_of_processes,
     take_back_own,
 )
+from recbole_adv.trainer.snapshot import copied
 
 OUR_KEY = "recbole_adv"
 """The key of a checkpoint that holds what RecBole's does not."""
@@ -83,6 +84,7 @@ class RunStateMixin:
 
     def _state(self, epoch: int) -> dict[str, Any]:
         """RecBole's keys, and under ``recbole_adv`` everything else that changes in training."""
+        tables = self.loop.engine.gradients.sparse_tables
         return {
             "config": checkpoint.config_as_data(self.config),
             "epoch": epoch,
@@ -99,6 +101,7 @@ class RunStateMixin:
                 },
                 "scalers": {n: s.state_dict() for n, s in self.scalers.items()},
                 "loop": self.loop.state_dict(),
+                "sparse_tables": tables.state_dict() if tables is not None else None,
                 "techniques": self.techniques.state_dict(),
                 "training_weights": (
                     self.model.state_dict() if self.techniques.moves_weights else None
@@ -199,11 +202,14 @@ class RunStateMixin:
                     f"{name} in {file} is {saved['learner']}, but the configuration makes "
                     f"{type(optimizer).__name__}; use the learner and sparse_embeddings it was written with"
                 )
-            optimizer.load_state_dict(saved["state"])
+            # From the host: torch leaves Adam's counts of steps where they are, and reads them.
+            optimizer.load_state_dict(copied(saved["state"], torch.device("cpu")))
         for name, scaler in self.scalers.items():
             if name in ours["scalers"]:
                 scaler.load_state_dict(ours["scalers"][name])
         self.loop.load_state_dict(ours["loop"])
+        if ours.get("sparse_tables"):
+            self.loop.engine.gradients.sparse_tables.load_state_dict(ours["sparse_tables"])
         if ours.get("training_weights") is not None:
             self.model.load_state_dict(ours["training_weights"])
         self._attach_techniques()

@@ -76,6 +76,20 @@ class SparseTables:
             raise ConfigError(self._refusal())
         self._tell(player)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was found out, which another first batch need not tell."""
+        return {"sparse": self.sparse, "dense": self.dense}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back :meth:`state_dict`."""
+        for player, tables in self._open.items():
+            self.sparse[player] = list(state["sparse"][player])
+            self.dense[player] = dict(state["dense"][player])
+            seen = [*self.sparse[player], *self.dense[player]]
+            for table in (table for table in tables if table.name in seen):
+                _set(table, table.name in self.sparse[player])
+            self._open[player] = [table for table in tables if table.name not in seen]
+
     def _refusal(self) -> str:
         dense = self.dense[self._first]
         why = ", ".join(f"{name} is {reason}" for name, reason in dense.items())

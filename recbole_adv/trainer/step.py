@@ -114,11 +114,13 @@ class StepEngine:
         if turn.scaler is not None and not self.clip_before_unscale:
             turn.scaler.unscale_(turn.optimizer)
         if waiting > 1:
-            for parameter in turn.parameters:
+            for parameter in turn.player.parameters:  # a clipped norm counts all of them
                 if parameter.grad is not None:
                     parameter.grad.div_(waiting)
         if sampled:
-            outcome.gradient_norm = total_norm(p.grad for p in turn.player.parameters)
+            # What the optimizer does not move (RecVAETrainer's other half) is still scaled.
+            own = turn.player.parameters if turn.scaler is None else turn.parameters
+            outcome.gradient_norm = total_norm(p.grad for p in own)
         for technique in turn.techniques:
             technique.edit_gradients(turn)
         measured = sampled and turn.player.maximises and batch is not None
@@ -158,11 +160,12 @@ class StepEngine:
         downhill = [-turn.weight * gradient for gradient in gradients]
         if turn.scaler is not None:
             downhill = [turn.scaler.scale(gradient) for gradient in downhill]
-        for parameter in turn.player.parameters:
-            parameter.grad = None
+        if not turn.waiting:
+            for parameter in turn.player.parameters:
+                parameter.grad = None
         owned = [p for p in turn.player.parameters if p.requires_grad]
         torch.autograd.backward(tensors, downhill, inputs=owned)
-        self._step(turn, None, outcome)
+        self._apply(turn, None, outcome)
         return outcome
 
     @staticmethod
@@ -184,11 +187,13 @@ class StepEngine:
         for technique in turn.techniques:
             technique.after_step(turn, outcome)
 
-    @torch.no_grad()
     def _value(self, turn: Turn, batch: Any) -> Tensor:
-        """The player's loss where it stands, on fixed random numbers, leaving no trace."""
+        """The player's loss where it stands, on fixed random numbers, leaving no trace.
+
+        Gradients are on, for a loss may take some itself (a gradient penalty).
+        """
         with undisturbed(self.model), self.autocast():
-            return total(turn.loss(batch)).float()
+            return total(turn.loss(batch)).detach().float()
 
 
 def _outcome(turn: Turn, loss: Loss) -> Outcome:

@@ -116,7 +116,13 @@ class TechniqueSet(Mapping[str, dict[str, Technique]]):
                     f"got {list(named)}; go on with those it was written with"
                 )
             for name, technique in named.items():
-                technique.load_state_dict(saved[name])
+                try:
+                    technique.load_state_dict(saved[name])
+                except KeyError as error:
+                    raise CheckpointError(
+                        f"{name} of player {player!r} was written to {file} for other weights "
+                        f"({error}); go on with the keys {name}_... it was written with"
+                    ) from error
 
 
 def check_takes_steps(trainer, what: str, asked: Any) -> None:

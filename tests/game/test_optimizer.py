@@ -1,11 +1,20 @@
 """Optimizers from RecBole's keys, for each player."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn, optim
 
 from recbole_adv.errors import ConfigError
-from recbole_adv.game.optimizer import build_optimizer, check_learner, optimizer_for
+from recbole_adv.game.optimizer import (
+    build_optimizer,
+    check_learner,
+    fused_argument,
+    optimizer_for,
+    optimizer_of,
+)
+from recbole_adv.game.player import Player
 
 BASE = {"learner": "adam", "learning_rate": 0.001, "weight_decay": 0.0, "clip_grad_norm": None}
 
@@ -81,3 +90,32 @@ def test_one_kernel_or_one_call_moves_as_the_loop_does(model, keys, tiny):
 def test_both_at_once_are_one_sentence(tiny):
     with pytest.raises(ConfigError, match="cannot be built: `fused` and `foreach` cannot be"):
         tiny("BPR", learner_fused=True, learner_foreach=True)
+
+
+def test_momentum_begins_at_nothing_where_a_scaler_skips_the_first_step():
+    """torch's fused SGD keeps a buffer then that was never written; a step of 1 from 0 is -lr."""
+    weight = nn.Parameter(torch.zeros(1000))
+    player = Player("max", (weight,), None)
+    config = {**BASE, "learner": "sgd", "learning_rate": 0.5, "learner_momentum": 0.9}
+    scaler = torch.amp.GradScaler("cpu")
+    optimizer = optimizer_of(config, player, first=False)
+    for gradient in (torch.inf, 1.0):
+        weight.grad = torch.full_like(weight, gradient) * scaler.scale(torch.ones(()))
+        scaler.step(optimizer)
+        scaler.update()
+    assert weight.tolist() == [-0.5] * 1000
+
+
+def test_one_kernel_of_sgd_with_momentum_is_refused_under_a_scaler():
+    config = {**BASE, "learner": "sgd", "learner_momentum": 0.9, "learner_fused": True}
+    check_learner(config, "min")
+    with pytest.raises(ConfigError, match="learner_momentum: 0.9 .* write learner_fused: False"):
+        check_learner({**config, "enable_scaler": True}, "min")
+
+
+@pytest.mark.parametrize("learner, fits", [("adam", True), ("sgd", True), ("adagrad", False)])
+def test_one_kernel_on_a_gpu_where_every_torch_has_it(learner, fits):
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), is_floating_point=lambda: True)
+    assert fused_argument(learner, [on_gpu]) == ({"fused": True} if fits else {})
+    assert fused_argument(learner, weights()) == {"fused": True}
+    assert fused_argument("rmsprop", weights()) == {}

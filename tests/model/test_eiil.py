@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_adv.errors import ConfigError
 from recbole_adv.model.invariant_recommender.eiil import EIIL
 from recbole_adv.model.row_reader import Rows
 from recbole_adv.objective import bpr, kmeans_1d, sign_split
@@ -49,7 +50,7 @@ def ascended(run, steps):
     for _ in range(steps):
         run.trainer.loop.engine.run(turn, batch)
     with torch.no_grad():
-        q = run.model.membership(batch, batch["inter_idx"])
+        q = run.model.membership(batch, batch["inter_idx"]).t()
     return q, rows_of(run.model.backbone, batch)
 
 
@@ -248,7 +249,7 @@ def test_one_shot(generator, tiny):
     assert trainer.loop.turns_taken["max"] == 1
     assert trainer.loop.steps_taken["max"] == 3 * len(run.train)
     batch = run.batch()
-    q = net.membership(batch, batch["inter_idx"])
+    q = net.membership(batch, batch["inter_idx"]).t()
     assert torch.equal(q.argmax(dim=1), net.hard_environment[batch["inter_idx"]])
     assert q.unique().tolist() == [0, 1]
 
@@ -332,3 +333,46 @@ def test_the_generator_is_the_plain_network_of_its_layers(hidden, tiny):
     parameters = list(generator.parameters())
     for one, other in zip(*(torch.autograd.grad(v, parameters, slope) for v in (found, expected))):
         torch.testing.assert_close(one, other)
+
+
+class Opposite(EIIL):
+    """Changes the max player's objective, and not ``calculate_joint``."""
+
+    def calculate_max_objective(self, interaction):
+        return -super().calculate_max_objective(interaction)
+
+
+class Half(EIIL):
+    """Environments that its generator does not know of."""
+
+    def membership(self, interaction, index):
+        return torch.full((2, len(index)), 0.5)
+
+
+def test_a_subclass_is_trained_on_what_it_overrides(tiny, caplog):
+    def fitted(model, **settings):
+        run = tiny(model, **GAME, **settings)
+        run.fit(saved=False)
+        return torch.cat([p.flatten() for p in run.model.env_generator.parameters()])
+
+    caplog.set_level("WARNING")
+    apart = {"game_update": "separate_forward"}
+    found = fitted(Opposite)
+    (said,) = {r.getMessage() for r in caplog.records if "calculate_joint" in r.getMessage()}
+    assert said.startswith(
+        "Opposite overrides calculate_max_objective, but not calculate_joint of EIIL, so each"
+    )
+    assert torch.equal(found, fitted(Opposite, **apart))
+    assert not torch.equal(found, fitted(EIIL, **apart))
+    with pytest.raises(ConfigError, match="game_update: shared_graph takes both losses; override"):
+        fitted(Opposite, game_update="shared_graph")
+
+
+def test_environments_may_be_a_subclass_s_own(tiny):
+    """Both alike: J is the square of the mean gradient of all rows."""
+    run = tiny(Half, penalty_estimator="plain", balance_weight=0.0, **GAME)
+    batch = run.batch()
+    _, rows = run.model.rows(batch)
+    expected = rows.gradient.mean() ** 2
+    torch.testing.assert_close(run.model.calculate_max_objective(batch), expected)
+    torch.testing.assert_close(run.model.calculate_joint(batch)[1], expected)

@@ -30,7 +30,7 @@ class AttackedRun:
     """A tiny run with embedding_attack, before its first step.
 
     ``gradients(batch)`` fills the gradients as a step does, without stepping; ``seen`` then holds the
-    attacked tables as each forward pass found them.
+    attacked tables as each forward pass found them of which gradients were taken.
     """
 
     def __init__(self, run, epoch=None, double=False, player="min"):
@@ -50,10 +50,15 @@ class AttackedRun:
 
     def _spied(self, batch):
         loss = self.loss(batch)
-        if torch.is_grad_enabled():
-            self.seen.append(self.tables())
-            self.losses.append(total(loss).item())
+        first = loss[0] if isinstance(loss, tuple) else loss
+        if first.requires_grad:
+            found = self.tables(), total(loss).item()
+            first.register_hook(lambda _: self._note(*found))
         return loss
+
+    def _note(self, tables, loss):
+        self.seen.append(tables)
+        self.losses.append(loss)
 
     def tables(self):
         """A copy of the attacked tables, by name."""

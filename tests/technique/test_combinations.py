@@ -5,9 +5,11 @@ from functools import partial
 
 import pytest
 import torch
+from recbole.model.general_recommender import BPR, NeuMF
 from recbole.utils import KGDataLoaderState
+from torch import nn
 
-from recbole_adv.errors import ConfigError
+from recbole_adv.errors import CheckpointError, ConfigError
 from recbole_adv.options import technique_names
 
 # Small enough that each technique acts in the first two batches.
@@ -170,3 +172,82 @@ def assert_same(first, second, path=""):
         assert first.tobytes() == second.tobytes(), path
     else:
         assert first == second or first != first, path
+
+
+class TakesGradients(BPR):
+    """A loss that takes a gradient itself."""
+
+    def calculate_loss(self, interaction):
+        user = self.user_embedding(interaction[self.USER_ID]).detach().requires_grad_()
+        score = (user * self.item_embedding(interaction[self.ITEM_ID])).sum()
+        (slope,) = torch.autograd.grad(score, user, create_graph=True)
+        drawn = nn.functional.dropout(slope, 0.2, self.training).square().mean()
+        return super().calculate_loss(interaction) + 0.1 * drawn
+
+
+@pytest.mark.parametrize("preset", ["apr", "fast", "freeat", "freelb", "pgd", "vat"])
+@pytest.mark.parametrize("init", ["zero", "random"])
+def test_a_loss_that_takes_gradients_can_be_attacked(preset, init, tiny):
+    keys = {"embedding_attack_preset": preset, "embedding_attack_start_epoch": 0, "epochs": 1}
+    run = tiny(
+        TakesGradients,
+        techniques=["embedding_attack"],
+        embedding_attack_init=init,
+        eval_step=0,
+        **keys,
+    )
+    run.fit(saved=False)
+    assert run.trainer.loop.steps_taken["min"] > 0
+
+
+class TakesGradientsUnderDropout(NeuMF):
+    """The same of a model that draws dropout masks."""
+
+    def calculate_loss(self, interaction):
+        user = self.user_mf_embedding(interaction[self.USER_ID]).detach().requires_grad_()
+        score = (user * self.item_mf_embedding(interaction[self.ITEM_ID])).sum()
+        (slope,) = torch.autograd.grad(score, user, create_graph=True)
+        return super().calculate_loss(interaction) + 0.1 * slope.square().mean()
+
+
+def test_a_loss_that_takes_gradients_can_be_dropped_out_twice(tiny):
+    keys = {"techniques": ["r_drop"], "dropout_prob": 0.2, "mlp_hidden_size": [16]}
+    run = tiny(TakesGradientsUnderDropout, epochs=1, eval_step=0, **keys)
+    run.fit(saved=False)
+    assert run.trainer.report._line["min/r_drop_divergence"] > 0
+
+
+class Normalised(BPR):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.norm = nn.BatchNorm1d(self.embedding_size)
+
+    def calculate_loss(self, interaction):
+        self.norm(self.user_embedding(interaction[self.USER_ID]))
+        return super().calculate_loss(interaction)
+
+
+ATTACK = {
+    "techniques": ["embedding_attack"],
+    "embedding_attack_preset": "freeat",
+    "embedding_attack_start_epoch": 0,
+}
+
+
+@pytest.mark.parametrize(
+    "model, given, before, after, weight",
+    [
+        (Normalised, {"techniques": ["ema"]}, {"ema_buffers": "average"}, {}, "norm.running_mean"),
+        (Normalised, {"techniques": ["ema"]}, {}, {"ema_buffers": "average"}, "norm.running_mean"),
+        (BPR, ATTACK, {}, {"embedding_attack_targets": ["user_embedding"]}, "item_embedding"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_weights_in_a_technique(
+    model, given, before, after, weight, tiny
+):
+    half = tiny(model, epochs=1, run_dir="half", **given, **before)
+    half.fit()
+    rest = tiny(model, epochs=2, run_dir="rest", **given, **after)
+    name = given["techniques"][0]
+    with pytest.raises(CheckpointError, match=f"{name} of player 'min' .*{weight}.*keys {name}_"):
+        rest.trainer.resume_checkpoint(half.trainer.last_file)

@@ -39,6 +39,17 @@ def test_window_forgets():
     assert detector.level == 1.0 and detector.limits() == pytest.approx((1.08, 1.16))
 
 
+def test_a_smaller_window_is_reached_when_a_run_goes_on_with_it():
+    large = DivergenceDetector(window=6, min_losses=2)
+    for loss in (9.0, 9.0, 9.0, 9.0, 9.0, 9.0):
+        large.observe(loss)
+    small = DivergenceDetector(window=4, min_losses=2)
+    small.load_state_dict(large.state_dict())
+    for loss in (1.0, 1.0, 1.0, 1.0):
+        small.observe(loss)
+    assert len(small.state_dict()["accepted"]) == 4 and small.level == 1.0
+
+
 def test_outlier_by_hand():
     detector = warm()
     assert detector.observe(1.15) is None

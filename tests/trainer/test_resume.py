@@ -180,3 +180,11 @@ def test_a_failed_write_keeps_the_old_checkpoint(tiny, monkeypatch):
         run.trainer._save_checkpoint(1, verbose=False)
     assert Path(run.trainer.saved_model_file).read_bytes() == before
     assert not [f for f in Path(run.trainer.checkpoint_dir).iterdir() if "tmp" in f.name]
+
+
+def test_a_learning_rate_that_is_given_now_counts(settings_of):
+    done = run_recbole_adv("BPR", "checkerboard", config_dict=settings_of("BPR", epochs=1))
+    before = checkpoint.load(f"{done['run_dir']}/last.pth")["state_dict"]
+    given = {"epochs": 2, "learning_rate": 0.0}
+    rest = run_recbole_adv(resume=done["run_dir"], config_dict=given)
+    same(checkpoint.load(f"{rest['run_dir']}/last.pth")["state_dict"], before)

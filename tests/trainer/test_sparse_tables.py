@@ -199,6 +199,9 @@ def test_a_scaler_skips_and_steps(fused, tiny):
             {"backbone": "BPR", "max_start_epoch": 1, "penalty_start": 1, "techniques": ["ema"]},
         ),
         ("CKE", {}),
+        # A table that is looked up in all its rows stays dense, though a batch of the rest might not be.
+        ("SASRec", {**PAIRS, "train_batch_size": 128}),
+        ("InvPref", {"train_batch_size": 128}),
     ],
 )
 def test_four_epochs_are_two_and_two(model, settings, settings_of):

@@ -11,6 +11,7 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_adv.errors import ConfigError, TrainingError
+from recbole_adv.game.penalty import PenaltySchedule
 from recbole_adv.trainer import AdvTrainer, INVTrainer, compose
 
 ONE_EPOCH = {"epochs": 1, "eval_step": 0, "train_batch_size": 256}
@@ -273,3 +274,77 @@ def test_hooks_are_called_in_order(max_first, tiny):
     assert steps == ([n] if max_first else [])
     assert run.trainer.loop.turns_taken == {"min": 2 * n, "max": 1}
     assert run.trainer.loop.steps_taken == {"min": 2 * n, "max": 2 * n}
+
+
+class GradientPenalty(BPR):
+    """Losses that take gradients themselves, as WGAN-GP's."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.env_generator = nn.Linear(self.embedding_size, 1)
+
+    def penalty(self, interaction):
+        x = self.user_embedding(interaction[self.USER_ID]).detach().requires_grad_()
+        score = self.env_generator(x).square().sum()
+        (slope,) = torch.autograd.grad(score, x, create_graph=True)
+        return slope.square().mean()
+
+    def calculate_max_objective(self, interaction):
+        return -self.penalty(interaction)
+
+
+def test_an_objective_may_take_gradients_where_its_gain_is_monitored(tiny):
+    run = tiny(GradientPenalty, monitor_interval=1, max_start_epoch=0, **ONE_EPOCH)
+    before = run.model.env_generator.weight.norm()
+    run.fit(saved=False)
+    gains = run.trainer.loop.statistics["max"].figures()
+    assert gains["gain"] > 0 and run.model.env_generator.weight.norm() < before
+
+
+class Pairs(BPR):
+    """The max player follows gradients that it gives itself: 1 for its only weight."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.env_generator = nn.Linear(1, 1, bias=False)
+
+    def max_step(self, interaction):
+        weight = self.env_generator.weight
+        return [(weight, torch.ones_like(weight))]
+
+
+def test_gradients_that_a_player_gives_itself_are_accumulated_too(tiny):
+    keys = {"techniques": ["gradient_accumulation"], "gradient_accumulation_batches": 4}
+    sgd = {"learner": "sgd", "learning_rate": 0.5, "max_start_epoch": 0, "max_interval": 1}
+    run = tiny(Pairs, **keys, **sgd, **{**ONE_EPOCH, "train_batch_size": 64})
+    assert len(run.train) == 15  # three steps of four batches and one of three
+    before = run.model.env_generator.weight.item()
+    run.fit(saved=False)
+    assert run.trainer.loop.steps_taken == {"min": 4, "max": 4}
+    assert run.model.env_generator.weight.item() == pytest.approx(before + 4 * 0.5)
+
+
+@pytest.mark.parametrize(
+    "settings, before, after",
+    [({"drop_last": True}, 4, 4), ({"min_interval": 2, "max_interval": 1}, 2, 3)],
+)
+def test_an_epoch_begins_for_the_penalty_where_min_left_the_last_batch_out(
+    settings, before, after, tiny, monkeypatch
+):
+    penalty = {"penalty_start": 1, "penalty_initial": 0.0, "penalty_weight": 5.0}
+    reset = {"penalty_reset_optimizer": True, "max_start_epoch": 0, "learner": "adam"}
+    more = {"game_update": "separate_forward", "eval_step": 0, "epochs": 2}
+    run = tiny("EIIL", train_batch_size=200, **penalty, **reset, **more, **settings)
+    assert len(run.train) == 5  # 960 rows
+    weights, own = {}, PenaltySchedule.__call__
+
+    def noted(schedule, progress):
+        weights[progress.step] = own(schedule, progress)
+        return weights[progress.step]
+
+    monkeypatch.setattr(PenaltySchedule, "__call__", noted)
+    run.fit(saved=False)
+    assert list(weights.values()) == [0.0] * before + [5.0] * after
+    # The optimizer is new since then.
+    steps = {int(state["step"]) for state in run.trainer.optimizer.state.values()}
+    assert steps == {after}

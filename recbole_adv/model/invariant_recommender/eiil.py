@@ -63,12 +63,11 @@ class EIIL(BackboneRecommender):
             self._initial = {k: v.clone() for k, v in self.backbone.state_dict().items()}
 
     def membership(self, interaction, index):
-        """q [B, E] of the training rows ``index`` [B] of a batch."""
-        return self._by_environment(interaction, index).t()
+        """q by environment, [E, B], of the training rows ``index`` [B] of a batch.
 
-    def _by_environment(self, interaction, index):
-        """q transposed, [E, B]: over the first of two dimensions a softmax is several times as fast as
-        over a last one of 2, and so is what follows."""
+        Over the first of two dimensions a softmax is several times as fast as over a last one of 2, and so
+        is what follows.
+        """
         if self._hard:
             hard = self.hard_environment[index]
             return torch.nn.functional.one_hot(hard, len(self.mass)).t().float()
@@ -82,20 +81,20 @@ class EIIL(BackboneRecommender):
         if weight == 0:
             return loss
         with torch.no_grad():
-            q = self._by_environment(interaction, rows.index)
+            q = self.membership(interaction, rows.index)
         known = self._statistics(rows, q)
         return _with_penalty(loss, weight * self.inferred(rows, q, known))
 
     def calculate_max_objective(self, interaction):
         with torch.no_grad():
             _, rows = self.rows(interaction)
-        q = self._by_environment(interaction, rows.index)
+        q = self.membership(interaction, rows.index)
         return self._leashed(rows, q, self._statistics(rows, q))
 
     @graphs_apart
     def calculate_joint(self, interaction):
         loss, rows = self.rows(interaction)
-        q = self._by_environment(interaction, rows.index)
+        q = self.membership(interaction, rows.index)
         weight, known = self.penalty(self.progress), self._statistics(rows, q)
         min_loss = loss
         if weight:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from recbole_adv.model_state import drawing_from, forward_state, random_state, traceless
@@ -73,7 +72,7 @@ class Passes:
     def scout(self) -> None:
         """Learn rows or lookups, by a forward pass that leaves no trace."""
         if not self.place.known:
-            with torch.no_grad(), self.repeat(), self.place.at(None):
+            with self.repeat(), self.place.at(None):  # gradients on: the loss may take some itself
                 self.turn.forward(self.batch)
 
     def counted(self, moves: Moves, share: float) -> tuple[Loss, list[Tensor]]:
@@ -94,7 +93,7 @@ class Passes:
         """
         with self._pass(), self._at(moves), self._checked(moves):
             loss, gradients = self.turn.gradient(self.batch, self.place.parameters)
-            return loss, self.place.gradients(gradients)
+        return loss, self.place.gradients(gradients)  # of rows that a first pass has shown by now
 
     def last(self, moves: Moves, share: float, usable: Tensor | None = None) -> Loss:
         """Like :meth:`counted`, where the gradient has not to be told from the others'.
