@@ -69,7 +69,7 @@ def prepared_run(
     those in the checkpoint.
     """
     directory = RunDirectory(config, resumed=resume is not None)
-    with directory.created(), directory.logging():
+    with directory.created(), directory.logging(), _packages_in_words(config):
         logger = getLogger()
         logger.info(" ".join(sys.argv))
         logger.info(config)
@@ -181,6 +181,18 @@ def in_words(config, work: Callable):
         ) from error
     except pandas.errors.ParserError as error:
         raise DataError(f"a file of {config['dataset']!r} cannot be read: {error}") from error
+
+
+@contextmanager
+def _packages_in_words(config) -> Iterator[None]:
+    """A package that RecBole imports where it needs it (faiss, dgl ...), as a :class:`ConfigError`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{config['model']} needs the package {error.name!r}, which is not installed; install it, "
+            "or choose another model"
+        ) from error
 
 
 @contextmanager

@@ -389,3 +389,17 @@ def test_process_debug_shows_the_traceback():
     assert done.stderr.startswith("Traceback")
     assert done.stderr.splitlines()[-1].startswith("recbole_adv.errors.ConfigError: ")
     assert listing() == before
+
+
+@pytest.mark.parametrize("place", ["__init__", "calculate_loss"])
+def test_a_package_that_a_model_imports_by_itself(place, capsys):
+    """As RecBole's NCL does with faiss, and its graph models with dgl."""
+    arguments = "self, config, dataset" if place == "__init__" else "self, interaction"
+    Path("wants.py").write_text(
+        "from recbole.model.general_recommender import BPR\n\n"
+        f"class Wants(BPR):\n    def {place}({arguments}):\n        import no_such_package\n"
+    )
+    given = ["-m", "wants.py:Wants", "-d", "tiny", *FAST]
+    assert main(["run", *given]) == 2
+    words = ("Wants needs the package 'no_such_package', which is not installed; install it",)
+    check_sentence(capsys.readouterr().err, words)

@@ -85,9 +85,10 @@ def _check_downloadable(folder: Path, name: str) -> None:
         return
     home = folder.parent
     siblings = sorted(path.name for path in home.glob("*") if path.is_dir())
-    near = suggest(name, siblings) or suggest(name, known) or "; set dataset to one that is there"
+    other = f"; set dataset to one that is there, or data_path to the directory that holds {name}"
+    near = suggest(name, siblings) or suggest(name, known) or other
     raise DataError(
-        f"there is no directory {folder}, and RecBole cannot download {name!r}; {home} holds "
+        f"there is no directory {folder}, and RecBole cannot download {name!r}; data_path {home} holds "
         f"{', '.join(siblings) or 'no dataset'}{near}"
     )
 

@@ -95,6 +95,13 @@ def prepare_data(config, dataset, prepared: Prepared | None = None) -> Prepared:
         prepared.parts |= _further_files(config, dataset)
         prepared.parts |= file_parts(config, prepared.parts)
         prepared.leaked = _check(config, prepared)
+        for name, loader in zip(("train", "valid", "test"), loaders):
+            n_leaked = len(loader._dataset) - len(prepared.parts[name])
+            if n_leaked:
+                raise DataError(
+                    f"drop_leaks: True leaves out {n_leaked} rows of {name}, which the loaders saved in "
+                    f"{config['checkpoint_dir']} hold; remove that file, or write drop_leaks: False"
+                )
     prepared.loaders = loaders
     replace_samplers(config, prepared.loaders[0])
     _load_others(config, dataset, prepared)

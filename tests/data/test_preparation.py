@@ -454,3 +454,10 @@ def test_files_beyond_three_are_read_beside_saved_loaders(tiny, leaky, tmp_path)
 def test_a_part_that_comes_out_empty_is_refused(keys, words, tiny):
     with pytest.raises(DataError, match=words):
         tiny("BPR", **SHIFTS["popularity"], **keys)
+
+
+def test_saved_loaders_do_not_bring_back_what_drop_leaks_leaves_out(tiny, leaky, tmp_path):
+    keys = {**leaky, "checkpoint_dir": str(tmp_path)}
+    tiny("BPR", "leaky", **keys, save_dataloaders=True)
+    with pytest.raises(DataError, match=r"leaves out \d+ rows of valid, which the loaders saved in"):
+        tiny("BPR", "leaky", **keys, drop_leaks=True)
