@@ -299,6 +299,25 @@ def test_model_as_a_file_with_a_yaml_beside_it(tmp_path, settings_of, capsys):
     assert "my_key: 'seven'  [" in capsys.readouterr().out
 
 
+def test_a_model_s_file_imports_what_lies_beside_it(tmp_path, monkeypatch):
+    folder = tmp_path / "beside"
+    folder.mkdir()
+    (folder / "helper_of_beside.py").write_text("SIZE = 7\n")
+    source = "from helper_of_beside import SIZE\n" + USERS_MODEL.format(name="WithHelper")
+    (folder / "with_helper.py").write_text(source + "    size = SIZE\n")
+    monkeypatch.setattr("sys.path", list(sys.path))
+    written = f"{folder}/with_helper.py:WithHelper"
+    assert discovery.find_model(written).size == 7
+    monkeypatch.setattr("sys.argv", ["recbole-adv"])
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # a worker that knows the path alone
+        assert pool.apply(_size_of, (written,)) == 7
+
+
+def _size_of(written):
+    sys.path[:] = [path for path in sys.path if not path.endswith("beside")]
+    return discovery.find_model(written).size
+
+
 def test_model_as_package_and_module(tmp_path, monkeypatch):
     package = tmp_path / "somebodys_package"
     package.mkdir()

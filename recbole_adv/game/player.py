@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from recbole_adv.errors import ConfigError
-from recbole_adv.objective.parts import Loss
+from recbole_adv.errors import ConfigError, TrainingError, suggest
+from recbole_adv.objective.parts import Loss, explain_no_loss, is_number
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Player:
     Args:
         name: ``min`` and ``max``, or a name of the model's own. Keys ``<name>_learning_rate`` and
             the like set its optimizer.
-        parameters: it alone moves these.
+        parameters: it alone moves these; given as any iterable, or as the module that has them.
         loss: takes a batch and returns what this player MINIMISES; None if it never follows a
             gradient.
         move: takes a batch and moves the player in closed form. It may return ``NotImplemented``
@@ -40,6 +40,12 @@ class Player:
     rates: Mapping[int, float] = field(default_factory=dict)
     maximises: bool = False
 
+    def __post_init__(self):
+        given = self.parameters
+        # The generator that module.parameters() is can be read once only.
+        own = tuple(given.parameters() if isinstance(given, nn.Module) else given)
+        object.__setattr__(self, "parameters", own)
+
 
 def is_game(model: nn.Module | type) -> bool:
     """Whether a model has more than one player."""
@@ -49,18 +55,54 @@ def is_game(model: nn.Module | type) -> bool:
 def players_of(model: nn.Module, config: Mapping[str, Any]) -> tuple[Player, ...]:
     """The model's own ``players()``, else ``min`` and ``max``, else ``min`` alone; checked."""
     if hasattr(model, "players"):
-        players = tuple(model.players())
+        players = _own_players(model)
     elif is_game(model):
         players = min_max_players(model, config["max_modules"])
     else:
-        return only_player(model)
+        return only_player(model, config["max_modules"])
     check_players(model, players)
     return players
 
 
-def only_player(model: nn.Module) -> tuple[Player]:
-    """``min`` with every parameter, as in RecBole, also those that are frozen at this moment."""
+def _own_players(model: nn.Module) -> tuple[Player, ...]:
+    returned = model.players()
+    players = tuple(returned) if isinstance(returned, Iterable) else (returned,)
+    for player in players:
+        if not isinstance(player, Player):
+            raise ConfigError(
+                f"{type(model).__name__}.players() must return a list of recbole_adv.Player(name, "
+                f"parameters, loss), got an object of type {type(player).__name__}"
+            )
+    return players
+
+
+def only_player(model: nn.Module, max_modules: Sequence[str] = ()) -> tuple[Player]:
+    """``min`` with every parameter, as in RecBole, also those that are frozen at this moment.
+
+    Raises :class:`ConfigError` for a user's model with submodules ``max_modules``: its max player would
+    be trained by ``min``.
+    """
+    _check_no_max_player(model, max_modules)
     return (Player("min", tuple(model.parameters()), model.calculate_loss),)
+
+
+def _check_no_max_player(model: nn.Module, max_modules: Sequence[str]) -> None:
+    cls = type(model)
+    if _is_stock(cls):
+        return
+    for name, module in model.named_children():
+        if name in max_modules and any(p.requires_grad for p in module.parameters()):
+            stock = next(base for base in cls.__mro__ if _is_stock(base))
+            near = suggest("calculate_max_objective", set(dir(cls)) - set(dir(stock)))
+            raise ConfigError(
+                f"{cls.__name__} has {name}, which max_modules gives to the max player, but no "
+                "calculate_max_objective()"
+                + (near or "; write it, or max_modules: [] to train one player")
+            )
+
+
+def _is_stock(cls: type) -> bool:
+    return cls.__module__.split(".")[0] in ("recbole", "recbole_adv", "torch")
 
 
 def min_max_players(model: nn.Module, max_modules: Sequence[str]) -> tuple[Player, Player]:
@@ -81,7 +123,11 @@ def min_max_players(model: nn.Module, max_modules: Sequence[str]) -> tuple[Playe
     project = getattr(model, "project_", None)
 
     def max_loss(interaction):
-        return -model.calculate_max_objective(interaction)  # the one place where the sign turns
+        value = model.calculate_max_objective(interaction)
+        if not is_number(value):
+            what = f"calculate_max_objective of {type(model).__name__}"
+            raise TrainingError(explain_no_loss(what, value))
+        return -value  # the one place where the sign turns
 
     return (
         Player(

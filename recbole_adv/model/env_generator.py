@@ -1,4 +1,9 @@
-"""Networks that say to which environment a training row belongs."""
+"""Networks that say to which environment a training row belongs.
+
+One of your own is a module with ``forward(user [B], item [B], index [B]) -> logits [B, E]``, ``index``
+the numbers of the training rows. ``of_all_rows() -> logits [N, E]`` is optional: without it,
+:func:`logits_of_rows` asks ``forward`` for all rows, a chunk at a time.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,48 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_adv.errors import ConfigError
+from recbole_adv.model_state import undisturbed
+
 _CHUNK = 65536
+
+
+def logits_of_rows(generator: nn.Module, user: Tensor, item: Tensor, device) -> Tensor:
+    """Logits [N, E] of every training row, whose user and item [N] need not lie on ``device``."""
+    if hasattr(generator, "of_all_rows"):
+        return generator.of_all_rows()
+    training = generator.training
+    generator.eval()  # without dropout, as in evaluation
+    try:
+        return _by_chunks(generator, user, item, device)
+    finally:
+        generator.train(training)
+
+
+def check_generator(generator: nn.Module, user: Tensor, item: Tensor, n: int, device) -> None:
+    """Raise :class:`ConfigError` unless it gives rows a logit for each of ``n`` environments."""
+    wanted = (
+        f"write forward(user [B], item [B], index [B]) -> logits [B, {n}] (n_environments: {n})"
+    )
+    few = slice(n + 1)  # not as many rows as environments
+    try:
+        with torch.no_grad(), undisturbed(generator):
+            found = _by_chunks(generator, user[few], item[few], device)
+    except Exception as error:  # whatever the module does
+        raise ConfigError(
+            f"env_generator cannot be called: {type(error).__name__}: {error}; {wanted}"
+        ) from error
+    shape, right = list(found.shape), [len(user[few]), n]
+    if shape != right:
+        raise ConfigError(
+            f"env_generator returned logits of shape {shape} for {right[0]} rows; {wanted}"
+        )
+
+
+def _by_chunks(generator: nn.Module, user: Tensor, item: Tensor, device) -> Tensor:
+    index = torch.arange(len(user), device=device)
+    rows = zip(user.split(_CHUNK), item.split(_CHUNK), index.split(_CHUNK))
+    return torch.cat([generator(u.to(device), i.to(device), n) for u, i, n in rows])
 
 
 class TableGenerator(nn.Module):
@@ -86,9 +132,7 @@ class MLPGenerator(nn.Module):
 
     def of_all_rows(self) -> Tensor:
         """Logits of every training row [N, E]."""
-        index = torch.arange(len(self.row_user), device=self.row_user.device)
-        chunks = [self(self.row_user[i], self.row_item[i], i) for i in index.split(_CHUNK)]
-        return torch.cat(chunks)
+        return _by_chunks(self, self.row_user, self.row_item, self.row_user.device)
 
 
 class _LinearOfOnes(nn.Module):

@@ -94,7 +94,7 @@ class AdvTrainer(SelectionMixin, RunStateMixin, SnapshotMixin, Trainer):
     # --- what INVTrainer changes ----------------------------------------------------------------
 
     def _players(self, config, model) -> tuple[Player, ...]:
-        return only_player(model)
+        return only_player(model, config["max_modules"] or ())
 
     def _schedule(self, config, model) -> Schedule:
         # min_steps counts for one player too: several steps on one batch, as Free AT takes them.

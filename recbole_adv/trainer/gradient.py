@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from recbole_adv.errors import TrainingError
 from recbole_adv.game.player import frozen
-from recbole_adv.objective.parts import Loss, total
+from recbole_adv.objective.parts import Loss, explain_no_loss, is_loss, total
 from recbole_adv.technique.base import gradients_aside
 from recbole_adv.trainer.graph_guard import (
     explain_independence,
     explain_kept_graph,
+    explain_no_pair,
     explain_nonfinite,
     explain_not_apart,
     reached_by,
@@ -60,7 +61,7 @@ class Gradients:
 
     def of(self, turn: Turn, batch: Any) -> Loss:
         """Fill the gradients of the player's loss on a batch."""
-        loss_of = turn.loss
+        loss_of = self._checked(turn.loss, turn)
         for technique in reversed(turn.techniques):
             loss_of = technique.wrap_loss(loss_of, turn)
         turn.forward = self._forward(turn, loss_of)
@@ -84,7 +85,7 @@ class Gradients:
     def of_joint(self, turn: Turn, joint: Joint, batch: Any) -> Loss:
         """The same for the player's part of a joint loss, by a forward pass of its own."""
         own = turn.loss
-        turn.loss = lambda batch: joint(batch)[turn.player.name]
+        turn.loss = lambda batch: self._losses(joint, [turn], batch)[turn.player.name]
         try:
             with in_stream(turn):
                 return self.of(turn, batch)
@@ -101,8 +102,9 @@ class Gradients:
             if not turn.waiting:
                 _forget_gradients(turn)
         begun = sequence_number()
-        with self._guarded(self.model.parameters(), "calculate_joint"), self.autocast():
-            losses = joint(batch)
+        guarded = self._guarded(self.model.parameters(), "calculate_joint")
+        with in_stream(turns[0]), guarded, self.autocast():
+            losses = self._losses(joint, turns, batch)
         scaled = []
         for turn in turns:
             self._check_finite(turn, losses[turn.player.name])
@@ -115,6 +117,38 @@ class Gradients:
                 self._backward_alone(turn, loss, begun, retain_graph=turn is not turns[-1])
         for turn in turns:
             self._settle(turn, batch)
+        return losses
+
+    def _checked(self, loss_of: Callable[[Any], Any], turn: Turn) -> Callable[[Any], Loss]:
+        """``loss_of``, with a sentence where it returns no loss, before a technique reckons with it."""
+
+        def checked(batch: Any) -> Loss:
+            loss = loss_of(batch)
+            if not is_loss(loss):
+                name = getattr(loss_of, "__name__", "")  # a lambda's or a wrapper's says nothing
+                known = hasattr(self.model, name)
+                what = name if known else f"the loss of player {turn.player.name!r}"
+                raise TrainingError(explain_no_loss(f"{what} of {type(self.model).__name__}", loss))
+            return loss
+
+        return checked
+
+    def _losses(self, joint: Joint, turns: Sequence[Turn], batch: Any) -> Mapping[str, Loss]:
+        """What ``joint`` returns, with a sentence where there is no loss for a player."""
+        try:
+            losses = joint(batch)
+        except (TypeError, ValueError) as error:
+            # The model's own, or that of INVTrainer, which takes a pair apart and negates.
+            sentence = explain_no_pair(self.model, batch)
+            if sentence:
+                raise TrainingError(sentence) from error
+            raise
+        for turn in turns:
+            loss = losses.get(turn.player.name)
+            if not is_loss(loss):
+                what = f"calculate_joint of {type(self.model).__name__}"
+                for_whom = f"{what}, for player {turn.player.name!r},"
+                raise TrainingError(explain_no_loss(for_whom, loss))
         return losses
 
     def _forward(self, turn: Turn, loss_of) -> Callable[[Any], Loss]:

@@ -4,6 +4,7 @@ are no numbers."""
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_adv.errors import TrainingError
-from recbole_adv.objective.parts import Loss, parts
+from recbole_adv.objective.parts import Loss, explain_no_loss, is_number, parts
 
 
 def sequence_number() -> int:
@@ -36,11 +37,11 @@ def explain_kept_graph(model: nn.Module, losses: Iterable[Tensor], begun: int) -
     ]
     if not found:
         return (
-            "the loss goes back through a graph that was freed, and no attribute of "
-            f"{type(model).__name__} holds it; look for a tensor kept outside of the model, and "
-            "detach() it"
+            "the loss goes back through a graph that was freed, and no tensor, list, tuple, deque, set "
+            f"or dict that is an attribute of {type(model).__name__} holds it; look for a tensor kept in "
+            "an object of another kind or outside of the model, and detach() it"
         )
-    listed = ", ".join(f"self.{name}" for name in found)
+    listed = ", ".join(f"self.{name}" for name in dict.fromkeys(found))
     return (
         f"{listed} of {type(model).__name__} keeps the graph of an earlier forward pass, which was "
         "freed by the backward of that pass (retain_graph cannot bring it back); assign it with "
@@ -63,6 +64,15 @@ def explain_not_apart(model: nn.Module, player: str, stranger: Tensor) -> str:
         f"calculate_joint of {type(model).__name__} is marked @graphs_apart, but the loss of player "
         f"{player!r} leads back to {name!r} of another; take the mark away, or detach() what is shared"
     )
+
+
+def explain_no_pair(model: nn.Module, batch: Any) -> str:
+    """The sentence about a ``calculate_joint`` that returns no pair, or none; this calls it once more."""
+    values = model.calculate_joint(batch)
+    if isinstance(values, (tuple, list)) and len(values) == 2 and is_number(values[1]):
+        return ""
+    what = f"calculate_joint of {type(model).__name__}"
+    return f"{explain_no_loss(what, values)}, for min's loss and for max's objective"
 
 
 def explain_nonfinite(loss: Loss, player: str, step: int) -> str:
@@ -91,12 +101,15 @@ def _inside(label: str, value: Any, depth: int = 2) -> Iterator[tuple[str, Tenso
     if isinstance(value, Tensor):
         if value.grad_fn is not None:
             yield label, value
-    elif depth and isinstance(value, (list, tuple)):
+    elif depth and isinstance(value, (list, tuple, deque)):
         for index, item in enumerate(value):
             yield from _inside(f"{label}[{index}]", item, depth - 1)
     elif depth and isinstance(value, dict):
         for key, item in value.items():
             yield from _inside(f"{label}[{key!r}]", item, depth - 1)
+    elif depth and isinstance(value, (set, frozenset)):
+        for item in value:  # it has no name of its own
+            yield from _inside(label, item, depth - 1)
 
 
 def reached_by(value: Tensor) -> list[Tensor]:

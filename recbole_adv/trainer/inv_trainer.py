@@ -58,6 +58,18 @@ class INVTrainer(AdvTrainer):
             return own(config)
         return schedule_of(config.final_config_dict, [player.name for player in self.players])
 
+    def fit(self, *arguments: Any, **named: Any):
+        """RecBole's ``fit``; the log says who had no turn in it."""
+        result = super().fit(*arguments, **named)
+        for name, taken in self.loop.turns_taken.items():
+            turns = self.schedule.turns[name]
+            if not taken and turns.budget != 0 and self.loop.batch_count:
+                self.logger.warning(
+                    "player %s has had no turn in %d epochs (start_epoch %d, interval %d): this is no game yet",
+                    *(name, self.epochs, turns.start_epoch, turns.interval),
+                )
+        return result
+
     def _joint(self) -> Joint | None:
         joint = getattr(self.model, "calculate_joint", None)
         wanted = self.config["game_update"]
@@ -80,15 +92,20 @@ class INVTrainer(AdvTrainer):
 
     @cached_property
     def _joint_is_outdated(self) -> bool:
-        """Whether a subclass has changed a loss below the ``calculate_joint`` that it inherits."""
+        """Whether a subclass has changed a loss that the ``calculate_joint`` it inherits does not call."""
         mro = type(self.model).__mro__
 
         def home(name: str) -> int:
             return next((i for i, cls in enumerate(mro) if name in vars(cls)), len(mro))
 
         joint = home("calculate_joint")
-        newer = [n for n in ("calculate_loss", "calculate_max_objective") if home(n) < joint]
-        if not newer or joint == len(mro):
+        if joint == len(mro):
+            return False
+        called = getattr(vars(mro[joint])["calculate_joint"], "__code__", None)
+        called = called.co_names if called is not None else ()
+        losses = ("calculate_loss", "calculate_max_objective")
+        newer = [name for name in losses if home(name) < joint and name not in called]
+        if not newer:
             return False
         sentence = (
             f"{mro[home(newer[0])].__name__} overrides {newer[0]}, but not calculate_joint of "

@@ -376,3 +376,85 @@ def test_environments_may_be_a_subclass_s_own(tiny):
     expected = rows.gradient.mean() ** 2
     torch.testing.assert_close(run.model.calculate_max_objective(batch), expected)
     torch.testing.assert_close(run.model.calculate_joint(batch)[1], expected)
+
+
+def test_a_player_without_a_turn_is_named_at_the_end(tiny, caplog):
+    caplog.set_level("WARNING")
+    tiny("EIIL", epochs=2, eval_step=0).fit(saved=False)  # from epoch 5 on
+    said = "player max has had no turn in 2 epochs (start_epoch 5, interval 3)"
+    assert sum(message.startswith(said) for message in caplog.messages) == 1
+    caplog.clear()
+    tiny("EIIL", **GAME).fit(saved=False)
+    assert not caplog.messages
+
+
+# --- a generator of one's own -------------------------------------------------------------------
+
+
+class ByItem(nn.Module):
+    """The logits of an item, through dropout, without ``of_all_rows``."""
+
+    def __init__(self, n_items, n):
+        super().__init__()
+        self.table, self.dropout = nn.Embedding(n_items, n), nn.Dropout()
+
+    def forward(self, user, item, index):
+        return self.dropout(self.table(item))
+
+
+class OwnGenerator(EIIL):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.env_generator = ByItem(dataset.item_num, config["n_environments"])
+
+
+@pytest.mark.parametrize("inference", ["alternating", "one_shot"])
+def test_a_generator_needs_no_of_all_rows(inference, tiny, monkeypatch):
+    """The environment of a row is that of its item, whatever the size of the chunks."""
+    monkeypatch.setattr("recbole_adv.model.env_generator._CHUNK", 500)
+    keys = {"inference": inference, "one_shot_epochs": 1}
+    run = tiny(OwnGenerator, **{**GAME, **keys})
+    run.fit(saved=False)
+    net, items = run.model, run.train._dataset.inter_feat["item_id"]
+    assert len(items) > 500
+    expected = net.env_generator.table.weight.argmax(dim=1)[items]
+    assert net.inferred_environments().equal(expected)
+    assert net.hard_environment.equal(expected) == (inference == "one_shot")
+
+
+@pytest.mark.parametrize(
+    "generator, sentence",
+    [
+        (lambda n: ByItem(n, 5), r"returned logits of shape \[3, 5\] for 3 rows; write forward\("),
+        (
+            lambda n: nn.Embedding(n, 2),
+            r"cannot be called: TypeError: .*arguments.*; write forward",
+        ),
+    ],
+)
+def test_a_generator_that_cannot_be_used_is_refused_before_training(generator, sentence, tiny):
+    class Unusable(EIIL):
+        def __init__(self, config, dataset):
+            super().__init__(config, dataset)
+            self.env_generator = generator(dataset.item_num)
+
+    run = tiny(Unusable, epochs=2, eval_step=0)
+    with pytest.raises(ConfigError, match=sentence):
+        run.fit(saved=False)
+    assert not run.trainer.train_loss_dict
+
+
+def test_a_subclass_that_does_not_ask_its_generator_may_have_any(tiny):
+    class Unasked(EIIL):
+        def __init__(self, config, dataset):
+            super().__init__(config, dataset)
+            self.env_generator = nn.Embedding(dataset.item_num, 2)
+
+        def membership(self, interaction, index):
+            item = interaction[self.ITEM_ID][: len(index)]
+            return self.env_generator(item).t().softmax(dim=0)
+
+        def inferred_environments(self):
+            return None
+
+    tiny(Unasked, **GAME).fit(saved=False)

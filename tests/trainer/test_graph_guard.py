@@ -3,6 +3,8 @@
 Every model here is one that the issue's users could have written.
 """
 
+from collections import deque
+
 import pytest
 import torch
 from recbole.model.general_recommender import BPR
@@ -95,6 +97,19 @@ class InDict(RunningAverage):
         return loss + memory["loss"]
 
 
+class InDeque(Game):
+    kind, bank = deque, ()
+
+    def weights(self, interaction):
+        value = super().weights(interaction) + sum(kept.mean() for kept in self.bank)
+        self.bank = self.kind([value])
+        return value
+
+
+class InSet(InDeque):
+    kind = set
+
+
 class InSubmodule(Game):
     def weights(self, interaction):
         generator = self.env_generator
@@ -123,6 +138,8 @@ class InBuffer(Game):
         (InList, "shared_graph", "self.cached, self.history[1]['weights']"),
         (InDict, "shared_graph", "self.memory['loss']"),
         (InDict, "separate_forward", "self.memory['loss']"),
+        (InDeque, "shared_graph", "self.bank[0]"),
+        (InSet, "shared_graph", "self.bank"),
         (InSubmodule, "shared_graph", "self.env_generator.cache[0]"),
         (InBuffer, "shared_graph", "self.mean_weight"),
         (InBuffer, "separate_forward", "self.mean_weight"),
@@ -168,7 +185,7 @@ def test_a_tensor_outside_of_the_model_is_described(tiny):
 
     run = tiny(Outside, game_update="separate_forward", **ONE_EPOCH)
     with pytest.raises(
-        TrainingError, match="no attribute of Outside holds it.*outside of the model"
+        TrainingError, match="no tensor, list.* attribute of Outside holds it.*outside of the model"
     ):
         run.fit(saved=False)
 

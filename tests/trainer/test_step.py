@@ -6,6 +6,7 @@ from torch import nn
 
 from recbole_adv.game.player import Player
 from recbole_adv.technique.gradient_accumulation import GradientAccumulation
+from recbole_adv.trainer.random_stream import RandomStream
 from recbole_adv.trainer.step import StepEngine
 from recbole_adv.trainer.turn import Turn
 
@@ -23,3 +24,25 @@ def test_an_optimizer_of_half_a_player(scaled, norm):
     assert engine.run(turn, None).gradient_norm.item() == pytest.approx(norm)
     assert (model.a.item(), model.b.item(), model.a.grad.item()) == (-3.0, 0.0, 3.0)
     assert model.b.grad.item() == (4.0 * 65536 if scaled else 4.0)
+
+
+def test_a_graph_shared_by_others_draws_none_of_the_first_players_numbers():
+    model = nn.ParameterDict({"b": torch.zeros(1), "c": torch.zeros(1)})
+    turns = []
+    for seed, name in enumerate(model):
+        player = Player(name, (model[name],), None)
+        optimizer = torch.optim.SGD([model[name]], lr=1.0)
+        others = tuple(value for other, value in model.items() if other != name)
+        stream = RandomStream(seed, torch.device("cpu"))
+        turns.append(Turn(player, optimizer, None, stream=stream, others=others))
+
+    def joint(batch):
+        drawn = torch.rand(())
+        return {name: (value * drawn).sum() for name, value in model.items()}
+
+    torch.manual_seed(0)
+    expected = torch.rand(())  # of the stream of b, who moves first
+    before = torch.get_rng_state()
+    StepEngine(model).run_shared(turns, joint, None)
+    assert torch.get_rng_state().equal(before)
+    assert model.b.item() == model.c.item() == -expected.item()

@@ -135,6 +135,92 @@ def test_a_loss_that_is_no_number_names_player_and_step(broken, sentence, tiny, 
     assert all(weight.isfinite().all() for weight in run.model.parameters())
 
 
+class Returning(BPR):
+    """A game whose methods return what ``returned`` says, as somebody's might."""
+
+    returned: dict = {}
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.env_generator = nn.Embedding(self.n_items, 1)
+
+    def of(self, name, interaction):
+        user = self.user_embedding(interaction[self.USER_ID]).sum(dim=-1)
+        value = user * self.env_generator(interaction[self.ITEM_ID])[:, 0]
+        return self.returned.get(name, lambda vector: vector.mean())(value)
+
+    def calculate_loss(self, interaction):
+        return self.of("loss", interaction)
+
+    def calculate_max_objective(self, interaction):
+        return self.of("objective", interaction)
+
+
+class ReturningJoint(Returning):
+    def calculate_joint(self, interaction):
+        return self.of("joint", interaction)
+
+
+SHAPE = r"a tensor of shape \[16\]"
+ONE = "return one number as a tensor, such as .mean"
+NO_LOSSES = [
+    ("loss", lambda v: None, f"calculate_loss of Returning returned None; {ONE}"),
+    ("loss", lambda v: v, f"calculate_loss of Returning returned {SHAPE}; {ONE}"),
+    ("loss", lambda v: (v.mean(), 0.5), r"calculate_loss .* \(a tensor of shape \[\], a float\); "),
+    ("objective", lambda v: None, f"calculate_max_objective of Returning returned None; {ONE}"),
+    ("objective", lambda v: v, f"calculate_max_objective of Returning returned {SHAPE}; {ONE}"),
+    ("objective", lambda v: v.mean().item(), f"objective of Returning returned a float; {ONE}"),
+    ("joint", lambda v: None, f"calculate_joint of ReturningJoint returned None; {ONE}"),
+    ("joint", lambda v: v.mean(), "calculate_joint of ReturningJoint returned a tensor of shape "),
+    ("joint", lambda v: (v.mean(), None), r"calculate_joint .* \(a tensor of shape \[\], None\); "),
+    ("joint", lambda v: (v.mean(),) * 3, r"calculate_joint .*, a tensor of shape \[\]\); "),
+    ("joint", lambda v: (v, v.mean()), f"calculate_joint .*'min', returned {SHAPE}; {ONE}"),
+    ("joint", lambda v: (v.mean(), v), f"calculate_joint .*'max', returned {SHAPE}; {ONE}"),
+    ("joint", lambda v: {"min": v.mean()}, "calculate_joint .*'max', returned None; "),
+]
+
+
+@pytest.mark.parametrize("name, returned, sentence", NO_LOSSES)
+@pytest.mark.parametrize("guarded", [False, True])
+def test_what_is_no_loss_is_named(guarded, name, returned, sentence, tiny, monkeypatch):
+    """Also where a technique reads the loss before the trainer does."""
+    monkeypatch.setattr(Returning, "returned", {name: returned})
+    model = ReturningJoint if name == "joint" else Returning
+    techniques = {"techniques": ["sam"], "max_techniques": ["sam"]} if guarded else {}
+    settings = {**ONE_EPOCH, "train_batch_size": 16, **techniques}
+    run = tiny(model, **settings)
+    with pytest.raises(TrainingError, match=sentence):
+        run.fit(saved=False)
+
+
+def test_an_error_of_a_joint_loss_of_its_own_stays_what_it_is(tiny, monkeypatch):
+    monkeypatch.setattr(Returning, "returned", {"joint": lambda v: v.mean() + "a"})
+    with pytest.raises(TypeError, match="unsupported operand"):
+        tiny(ReturningJoint, **ONE_EPOCH).fit(saved=False)
+
+
+def test_a_loss_of_one_element_is_a_loss(tiny, monkeypatch):
+    """RecBole's EmbLoss has shape [1]; parts may be mixed."""
+    one = {"loss": lambda v: (v.mean(), v.mean()[None]), "objective": lambda v: v.mean()[None]}
+    monkeypatch.setattr(Returning, "returned", one)
+    tiny(Returning, **ONE_EPOCH).fit(saved=False)
+
+
+def test_a_game_whose_objective_is_misspelt_is_refused(tiny):
+    class Misspelt(BPR):
+        def __init__(self, config, dataset):
+            super().__init__(config, dataset)
+            self.env_generator = nn.Embedding(self.n_items, 2)
+
+        def calculate_max_objectiv(self, interaction):
+            return self.env_generator(interaction[self.ITEM_ID]).sum()
+
+    with pytest.raises(ConfigError, match="Misspelt has env_.*did you mean calculate_max_obj"):
+        tiny(Misspelt)
+    tiny(Misspelt, max_modules=[])
+    tiny("BPR", max_modules=["item_embedding"])  # RecBole's own has no objective to write
+
+
 # --- learning rate 0 ----------------------------------------------------------------------------
 
 

@@ -14,7 +14,12 @@ import torch
 from recbole_adv.game.player import graphs_apart
 from recbole_adv.game.schedule import Schedule, Turns, schedule_of
 from recbole_adv.model.backbone import BackboneRecommender, penalty_of, seeded
-from recbole_adv.model.env_generator import MLPGenerator, TableGenerator
+from recbole_adv.model.env_generator import (
+    MLPGenerator,
+    TableGenerator,
+    check_generator,
+    logits_of_rows,
+)
 from recbole_adv.objective import balance, eiil_objective, environment_mass, membership_entropy
 from recbole_adv.objective.inference import irm_of_gradients, irm_of_membership, irm_statistics
 
@@ -41,6 +46,9 @@ class EIIL(BackboneRecommender):
     reference; the default generator explains its environments by what is known of a row. Without
     mass weighting and balance, one environment may end up empty.
 
+    A subclass may set another ``env_generator``: ``forward(user [B], item [B], index [B]) -> logits
+    [B, n_environments]``, with or without ``of_all_rows() -> logits [N, n_environments]``.
+
     Buffer: hard_environment [N], -1 before the environments are hard.
     """
 
@@ -55,6 +63,8 @@ class EIIL(BackboneRecommender):
         self.one_shot_epochs = config["one_shot_epochs"]
         build = MLPGenerator if config["generator"] == "mlp" else TableGenerator
         self.env_generator = seeded(config, lambda: build(config, dataset, self.backbone))
+        # The dataset's own tensors: a copy would cost as much again.
+        self._row_ids = dataset.inter_feat[self.USER_ID], dataset.inter_feat[self.ITEM_ID]
         n_rows = len(dataset.inter_feat)
         self.register_buffer("hard_environment", torch.full((n_rows,), -1))
         self._hard = False
@@ -144,6 +154,14 @@ class EIIL(BackboneRecommender):
         )
         return Schedule({"max": ascent, "min": Turns()})
 
+    def on_fit_start(self, train_data) -> None:
+        """Refuse a generator of a subclass that cannot be used, before it is needed."""
+        own, generator = type(self), self.env_generator
+        asked_in_training = own.membership is EIIL.membership
+        asked_at_the_end = own.inferred_environments is EIIL.inferred_environments
+        if asked_in_training or (asked_at_the_end and not hasattr(generator, "of_all_rows")):
+            check_generator(generator, *self._row_ids, len(self.mass), self.mass.device)
+
     def before_epoch(self, epoch: int, train_data) -> None:
         """Read once whether the environments are hard already: a run may have been resumed."""
         self._hard = bool(self.hard_environment[0] >= 0)
@@ -153,8 +171,7 @@ class EIIL(BackboneRecommender):
         """After the ascent phase: hard environments, a new backbone and a new optimizer for it."""
         if not self.one_shot:
             return False
-        logits = self.env_generator.of_all_rows()
-        self.hard_environment.copy_(logits.argmax(dim=-1))
+        self.hard_environment.copy_(self._all_logits().argmax(dim=-1))
         counts = self.hard_environment.bincount(minlength=len(self.mass))
         self.mass.copy_(counts / counts.sum())
         self._hard = True
@@ -166,7 +183,10 @@ class EIIL(BackboneRecommender):
         """The environment of each training row [N]: the hard one, or the likeliest so far."""
         if bool(self.hard_environment[0] >= 0):
             return self.hard_environment
-        return self.env_generator.of_all_rows().argmax(dim=-1)
+        return self._all_logits().argmax(dim=-1)
+
+    def _all_logits(self):
+        return logits_of_rows(self.env_generator, *self._row_ids, self.mass.device)
 
     def log_values(self):
         """For the log: the penalty's weight and the share of each environment in the last batch."""
