@@ -21,8 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _quiet(debug):
             _command([argument for argument in arguments if argument != "--debug"])
-    except KeyboardInterrupt:
-        _complain("interrupted; --resume=<run directory> goes on from the last epoch that ended")
+    except KeyboardInterrupt as interrupt:
+        _complain(str(interrupt) or "interrupted; give the command again")
         return 130
     except RecBoleAdvError as error:
         if debug:

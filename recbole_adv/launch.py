@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException
 from recbole_adv import errors, processes
 from recbole_adv.errors import ConfigError, ProcessError, RecBoleAdvError
 from recbole_adv.quick_start import check_writes, configured, run_recbole_adv
+from recbole_adv.run_directory import interrupt_explained
 
 _PORT = 5678  # RecBole's
 _LOOK_EVERY = 0.5  # seconds between two looks at what the processes say
@@ -76,7 +78,8 @@ def run_processes(
     context = mp.spawn(
         _one_process, (nproc, group_offset, place, said, arguments), nprocs=nproc, join=False
     )
-    return _watched(context, said, group_offset, world_size)
+    with interrupt_explained(Path(config["run_dir"])):
+        return _watched(context, said, group_offset, world_size)
 
 
 def _check_numbers(nproc: int, world_size: int, group_offset: int) -> None:

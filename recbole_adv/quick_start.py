@@ -13,11 +13,13 @@ from recbole.utils import set_color
 from recbole_adv import checkpoint, processes, ray_session
 from recbole_adv.config import Config
 from recbole_adv.data.check import check_dataset
-from recbole_adv.discovery import find_model
 from recbole_adv.environment.environment_file import write_environments
-from recbole_adv.errors import CheckpointError, ConfigError
+from recbole_adv.errors import ConfigError
+from recbole_adv.game.optimizer import is_of_optimizer
 from recbole_adv.prepared_run import data_and_model as _data_and_model
 from recbole_adv.prepared_run import prepared_run
+from recbole_adv.resumption import checkpoint_at, resumed_config, take_along
+from recbole_adv.run_directory import interrupt_explained
 
 
 def run_recbole_adv(
@@ -71,10 +73,10 @@ def configured(
     """The configuration that the arguments of :func:`run_recbole_adv` mean, and the checkpoint."""
     if resume is None:
         return Config(model, dataset, config_file_list, config_dict, command_line), None
-    resume = _checkpoint_in(resume)
+    resume = checkpoint_at(resume)
     named = {key: v for key, v in (("model", model), ("dataset", dataset)) if v is not None}
     settings = {**(config_dict or {}), **named}
-    return _resumed_config(resume, config_file_list, settings, command_line), resume
+    return resumed_config(resume, config_file_list, settings, command_line), resume
 
 
 def _agree(config: Config) -> None:
@@ -99,8 +101,12 @@ def check_writes(config: Config, n_processes: int) -> None:
 
 
 def _run(config: Config, resume: str | None, saved: bool) -> dict[str, Any]:
-    with prepared_run(config, resume) as run:
+    new_rates = resume is not None and any(map(is_of_optimizer, config.external_config_dict))
+    told = interrupt_explained(Path(config["run_dir"]))
+    with told, prepared_run(config, resume, new_rates=new_rates) as run:
         logger, trainer, progress = getLogger(), run.trainer, config["show_progress"]
+        if resume is not None:
+            take_along(trainer, Path(resume))
         best_valid_score, best_valid_result = trainer.fit(
             run.train_data, run.valid_data, saved=saved, show_progress=progress
         )
@@ -124,47 +130,6 @@ def _keep_environments(model, run) -> None:
     inferred = getattr(model, "inferred_environments", lambda: None)()
     if inferred is not None and processes.is_first():
         write_environments(run.directory.path, run.train_data._dataset, inferred)
-
-
-def _checkpoint_in(path: str) -> str:
-    file = Path(path)
-    if not file.is_dir():
-        return str(file)
-    for name in ("last.pth", "model.pth"):
-        if (file / name).is_file():
-            return str(file / name)
-    raise CheckpointError(f"there is no checkpoint in {str(file)!r}; write the path of a .pth file")
-
-
-def _resumed_config(file: str, config_files, config_dict, command_line) -> Config:
-    """The configuration in a checkpoint, with what was given now on top."""
-    data = checkpoint.load(file).get("config")
-    if not isinstance(data, dict) or not {"model", "dataset"} <= set(data):
-        raise CheckpointError(
-            f"{file} holds weights but no configuration, so no run can go on from it; write the "
-            "path of a checkpoint of recbole_adv or RecBole"
-        )
-    reader = Config.__new__(Config)
-    reader._command_line, reader._strict, reader.source_of = list(command_line or ()), True, {}
-    reader.yaml_loader = reader._build_yaml_loader()
-    given = reader._load_config_files(config_files)
-    given |= reader._load_variable_config_dict(dict(config_dict or {}))
-    given |= reader._load_cmd_line()
-    _check_same(file, data, given)
-    given = {key: value for key, value in given.items() if key not in ("model", "dataset")}
-    return Config.from_data(data, given)
-
-
-def _check_same(file: str, data: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """A run cannot go on as another model's, or on other data."""
-    for key in ("model", "backbone", "dataset"):
-        wanted = given.get(key)
-        if wanted is None or wanted in (data.get(key), data.get(f"{key}_source")):
-            continue
-        if key == "dataset" or find_model(wanted).__name__ != data.get(key):
-            raise ConfigError(
-                f"{file} was written with {key} {data.get(key)!r}, got {wanted!r}; leave it out"
-            )
 
 
 def load_data_and_model(model_file: str):

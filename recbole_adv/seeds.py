@@ -14,11 +14,13 @@ from recbole_adv.config import Config
 from recbole_adv.errors import CheckpointError, ConfigError
 from recbole_adv.evaluation.summary import as_markdown, means_and_errors, table_of
 from recbole_adv.quick_start import run_recbole_adv
-from recbole_adv.run_directory import RunDirectory
+from recbole_adv.run_directory import (
+    SEEDS_FILE,
+    RunDirectory,
+    check_unused,
+    interrupt_explained,
+)
 from recbole_adv.trainer.report import finite
-
-SEEDS_FILE = "seeds.json"
-"""What makes a directory one of several runs: the list of their seeds."""
 
 
 def seeds_of(text: str, first: int) -> list[int]:
@@ -68,6 +70,7 @@ def run_seeds(
             f"{str(folder)!r} holds runs with several seeds; write --resume={folder} to go on with "
             "them, or another run_dir"
         )
+    check_unused(folder)
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,11 +80,12 @@ def run_seeds(
         raise CheckpointError(
             f"run_dir {str(folder)!r} cannot be written ({error.strerror}); write another one"
         ) from error
-    try:
-        return _run_all(folder, numbers, saved)
-    except BaseException:
-        _remove_unused(folder, new)
-        raise
+    with interrupt_explained(folder):
+        try:
+            return _run_all(folder, numbers, saved)
+        except BaseException:
+            _remove_unused(folder, new)
+            raise
 
 
 def resume_seeds(folder: str | Path, saved: bool = True) -> dict[str, Any]:
@@ -92,7 +96,8 @@ def resume_seeds(folder: str | Path, saved: bool = True) -> dict[str, Any]:
         numbers = [int(seed) for seed in json.loads(file.read_text(encoding="utf-8"))["seeds"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is no list of seeds; run them again") from error
-    return _run_all(Path(folder).absolute(), numbers, saved)
+    with interrupt_explained(Path(folder)):
+        return _run_all(Path(folder).absolute(), numbers, saved)
 
 
 def _run_all(folder: Path, seeds: Sequence[int], saved: bool) -> dict[str, Any]:
@@ -133,6 +138,8 @@ def _run_one(folder: Path, seed: int, saved: bool) -> dict[str, Any]:
     own = folder / f"seed-{seed}"
     if not (own / "result.json").is_file():
         there = any((own / name).is_file() for name in ("last.pth", "model.pth"))
+        if not there:  # epochs of which no checkpoint was kept are trained again
+            (own / "metrics.jsonl").unlink(missing_ok=True)
         run_recbole_adv(
             config_file_list=[] if there else [str(folder / "config.yaml")],
             config_dict={} if there else {"seed": seed, "run_dir": str(own)},

@@ -78,6 +78,17 @@ def test_going_on_runs_what_is_missing_only(settings_of, monkeypatch, capsys):
     assert started[-1] == str(Path("all").absolute() / "seed-2022")
 
 
+def test_a_seed_without_a_checkpoint_is_run_anew(settings_of):
+    settings = settings_of("BPR", epochs=2, run_dir="all")
+    result = run_seeds("2", "BPR", "checkerboard", config_dict=settings)
+    own = Path("all/seed-2021")
+    for name in ("result.json", "last.pth", "model.pth"):
+        (own / name).unlink()
+    assert resume_seeds("all")["test_result"] == result["test_result"]
+    lines = (own / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
+
+
 def test_mistakes(settings_of, capsys):
     settings = settings_of("BPR", epochs=1)
     with pytest.raises(ConfigError, match="so that checkpoint_dir 'here' cannot be used"):

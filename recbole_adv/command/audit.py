@@ -73,16 +73,16 @@ def _loaded(options: argparse.Namespace, settings: list[str]):
     from recbole_adv.config import Config
     from recbole_adv.data.check import check_dataset
     from recbole_adv.prepared_run import data_and_model
-    from recbole_adv.quick_start import _checkpoint_in, _resumed_config
+    from recbole_adv.resumption import checkpoint_at, resumed_config
 
     given = {"techniques": ["embedding_attack"], "max_techniques": []}
     files = files_of(options)
     if not options.checkpoint:
         config = Config(options.model, options.dataset, files, given, settings)
     else:
-        file = _checkpoint_in(options.checkpoint)
+        file = checkpoint_at(options.checkpoint)
         given |= {k: getattr(options, k) for k in ("model", "dataset") if getattr(options, k)}
-        config = _resumed_config(file, files, given, settings)
+        config = resumed_config(file, files, given, settings)
     check_dataset(config)
     _, train_data, _, _, model = data_and_model(config)
     if options.checkpoint:

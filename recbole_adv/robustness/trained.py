@@ -24,7 +24,7 @@ from recbole_adv.errors import CheckpointError, ConfigError
 from recbole_adv.model_state import clear_caches, drawing_from, random_state, traceless
 from recbole_adv.objective.parts import total
 from recbole_adv.prepared_run import data_and_model
-from recbole_adv.quick_start import _resumed_config
+from recbole_adv.resumption import resumed_config
 from recbole_adv.trainer import trainer_class
 
 
@@ -54,7 +54,7 @@ def configuration_of(path: str | Path, settings: Sequence[str], given: Mapping[s
     """
     file = str(checkpoint_of(path))
     off = {"techniques": [], "max_techniques": [], "show_progress": False, "state": "warning"}
-    return _resumed_config(file, None, {**off, **given}, settings)
+    return resumed_config(file, None, {**off, **given}, settings)
 
 
 @dataclass(eq=False)

@@ -68,8 +68,9 @@ def _release() -> None:
 def _train(plan: Plan, job: Job, report: Report | None, resumed: bool) -> dict[str, Any]:
     config, started, folder = plan.config(job), time.time(), plan.folder / job.folder
     schedule = read_schedule(folder) if resumed else []
-    if not resumed:
-        (folder / SCORES).unlink(missing_ok=True)
+    if not resumed:  # anew, in a directory that may hold what an attempt without a checkpoint left
+        for file in (folder / SCORES, folder / "metrics.jsonl", *folder.glob("*.pth")):
+            file.unlink(missing_ok=True)
     changed = bool(schedule) and schedule[-1][1] != job.setting
     cache, epochs = DataCache(plan.cache), 0
     with prepared_run(

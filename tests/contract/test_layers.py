@@ -16,7 +16,7 @@ ROWS = [
     {"game", "environment", "data", "loader"},
     {"technique", "model", "evaluation"},
     {"trainer", "discovery", "config", "config_check", "recbole_values", "run_directory"}
-    | {"registration", "prepared_run"},
+    | {"registration", "prepared_run", "resumption"},
     {"quick_start", "seeds", "launch"},
     {"sweep", "plot", "report", "robustness"},
     {"cli", "command", "__main__", "__init__"},

@@ -51,6 +51,22 @@ def test_failures_are_recorded_and_end_nothing(noted, capsys):
     assert not [file for name in done for file in Path(f"here/trials/{name}").glob("*.pth")]
 
 
+def test_a_second_attempt_without_a_checkpoint_begins_anew(noted):
+    """In the directory of the first one, of which nothing stays."""
+    result = run_sweep(
+        noted.model,
+        "checkerboard",
+        config_dict={**noted.settings, "checkpoint_interval": 0},
+        params_dict={"choice": {"how": ["once"]}},
+        sweep_dir="here",
+    )
+    assert result["done"] == 1
+    built = [line.split()[-2:] for line in noted.lines("once")]
+    assert built == [["0.01", "built"], ["epoch", "0"]] * 2 + [["epoch", "1"]]
+    (file,) = Path("here").glob("trials/*/metrics.jsonl")
+    assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [0, 1]
+
+
 def test_a_sweep_from_the_command_line(noted, capsys):
     """Lists and dicts as values, seeds, and everything that is written."""
     Path("fixed.yaml").write_text(yaml.safe_dump({**noted.settings, "epochs": 3}))

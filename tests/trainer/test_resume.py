@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from recbole_adv import checkpoint, load_data_and_model, run_recbole_adv
-from recbole_adv.errors import CheckpointError
+from recbole_adv.errors import CheckpointError, ConfigError, DataError
 
 EIIL = {
     "backbone": "NeuMF",  # dropout: the random state matters
@@ -188,3 +189,68 @@ def test_a_learning_rate_that_is_given_now_counts(settings_of):
     given = {"epochs": 2, "learning_rate": 0.0}
     rest = run_recbole_adv(resume=done["run_dir"], config_dict=given)
     same(checkpoint.load(f"{rest['run_dir']}/last.pth")["state_dict"], before)
+
+
+def contents(folder):
+    """Every file below a directory, byte for byte."""
+    return {file: file.read_bytes() for file in Path(folder).rglob("*") if file.is_file()}
+
+
+def epochs_of(run_dir):
+    lines = Path(run_dir, "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["epoch"] for line in lines]
+
+
+@pytest.mark.parametrize("resumed", ["copy", "copy/last.pth"])
+def test_a_copied_run_goes_on_in_the_copy(resumed, settings_of):
+    given = settings_of("BPR", epochs=4, state="info")
+    whole = run_recbole_adv("BPR", "checkerboard", config_dict={**given, "state": "error"})
+    run_recbole_adv("BPR", "checkerboard", config_dict={**given, "epochs": 2, "run_dir": "first"})
+    shutil.copytree("first", "copy")
+    before = contents("first")
+    rest = run_recbole_adv(resume=resumed, config_dict={"epochs": 4})
+    assert contents("first") == before
+    assert rest["run_dir"] == str(Path("copy").absolute())
+    assert rest["test_result"] == whole["test_result"]
+    assert epochs_of("copy") == [0, 1, 2, 3]
+    assert f"the run was at {Path('first').absolute()}" in Path("copy/run.log").read_text()
+    shutil.rmtree("first")
+    again = run_recbole_adv(resume="copy")
+    assert again["test_result"] == whole["test_result"] and not Path("first").exists()
+
+
+def test_a_run_goes_on_in_another_directory_with_its_best_model(settings_of):
+    """Epochs with a rate of zero do not improve: the best model is the first run's."""
+    given = settings_of("BPR", epochs=2, run_dir="first")
+    done = run_recbole_adv("BPR", "checkerboard", config_dict=given)
+    before = contents("first")
+    for to, resumed in (("a", "first"), ("b", "first/model.pth")):
+        other = {"epochs": 3, "learning_rate": 0.0, "run_dir": to}
+        rest = run_recbole_adv(resume=resumed, config_dict=other)
+        assert rest["test_result"] == done["test_result"]
+        assert Path(rest["run_dir"], "last.pth").exists()
+    assert contents("first") == before
+    run_recbole_adv("BPR", "checkerboard", config_dict={**given, "run_dir": "second"})
+    with pytest.raises(ConfigError, match="run_dir 'second' holds a run of BPR; write --resume="):
+        run_recbole_adv(resume="first", config_dict={"run_dir": "second"})
+
+
+@pytest.mark.parametrize("resumed", ["one", "shared/one.pth", "shared/one-last.pth"])
+def test_a_run_whose_checkpoints_are_elsewhere_stays_where_it_is(resumed, settings_of):
+    given = settings_of("BPR", epochs=1, run_dir="one", checkpoint_dir="shared")
+    run_recbole_adv("BPR", "checkerboard", config_dict=given)
+    rest = run_recbole_adv(resume=resumed, config_dict={"epochs": 2})
+    assert rest["run_dir"] == str(Path("one").absolute()) and epochs_of("one") == [0, 1]
+    assert {file.name for file in Path("shared").iterdir()} == {"one.pth", "one-last.pth"}
+    assert not list(Path("one").glob("*.pth"))
+
+
+def test_data_path_means_the_same_when_a_run_goes_on(settings_of):
+    given = settings_of("BPR", epochs=1, run_dir="one")
+    shutil.copytree(Path(given["data_path"], "checkerboard"), "moved/checkerboard")
+    run_recbole_adv("BPR", "checkerboard", config_dict=given)
+    for epochs in (2, 3):  # the key stays in config.yaml as it was given
+        run_recbole_adv(resume="one", config_dict={"epochs": epochs, "data_path": "moved"})
+        assert "data_path: moved\n" in Path("one/config.yaml").read_text()
+    with pytest.raises(DataError, match="data_path to the directory that holds checkerboard"):
+        run_recbole_adv(resume="one", config_dict={"data_path": "moved/checkerboard"})
