@@ -3,20 +3,20 @@
     python benchmarks/large_epoch.py                          # both, every model; hours on a slow machine
     python benchmarks/large_epoch.py --data 1M --models BPR EIIL
 
-At 1M an epoch of BPR, EIIL and DeepFM is a whole one, of which the time of reading the loader without training
-is taken off for that of a step. All others are put together: the loader's time and the number of batches times that
-of a training step, measured by each trainer's own ``_train_epoch`` on batches already loaded, so that a model
-whose step takes seconds can be measured too. All is processor time of one thread; ways take turns, each in a
-process of its own (turns.py), and a ratio is that of the medians. EIIL, which RecBole does not have, is
-measured against RecBole's Trainer on its backbone, BPR.
+At 1M an epoch of BPR, EIIL and DeepFM is a whole one, of which the time of reading the loader without
+training is taken off for that of a step. All others are put together: the loader's time and the number of
+batches times that of a training step, measured by each trainer's own ``_train_epoch`` on batches already
+loaded, so that a model whose step takes seconds can be measured too. All is processor time of one thread;
+ways take turns, each in a process of its own (turns.py), and a ratio is that of the medians. EIIL, which
+RecBole does not have, is measured against RecBole's Trainer on its backbone, BPR.
 
 ``peak`` is the largest resident set of a process that reads an epoch and takes the steps, data and model
 included, but not the peak of reading the file, which is RecBole's for all. ``bound`` is the least that a
 dense step could take here (bound.py): Adam's passes over its tables at the speed of a copy, or the
 products of forward and backward at the speed of a large one. ``parts`` is where a step of the way
-"tensor" goes. At 10M SASRec reads 20 items, not 50, for RecBole writes the sequences of all rows out, which
-with 50 had taken 19.8 of 24 GB when it was stopped; and 4096 rows, not 8192, so that the scores of 50,000 items
-for each row fit into the memory of two processes.
+"tensor" goes. At 10M SASRec reads 20 items, not 50, for RecBole writes the sequences of all rows out,
+which with 50 had taken 19.8 of 24 GB when it was stopped; and 4096 rows, not 8192, so that the scores of
+50,000 items for each row fit into the memory of two processes (``--ways RecBole tensor``).
 """
 
 from __future__ import annotations
