@@ -71,7 +71,7 @@ def _without_effect(config) -> dict[str, str]:
     final, given = config.final_config_dict, list(config.external_config_dict)
     found = dict.fromkeys(unused_keys(final, given), "its technique is not in techniques")
     ours, model_class = overall_options(), config.model_class
-    for key in given:
+    for key in (key for key in given if final[key]):  # an empty value asks for nothing
         if key in ours and key.startswith("max_") and not is_game(model_class):
             found[key] = f"{config.model} has one player"
         elif key == "backbone" and getattr(model_class, "backbone_class", None) is None:

@@ -381,4 +381,5 @@ def test_a_given_key_that_changes_nothing_is_named(model, settings, why, setting
 def test_keys_with_an_effect_are_not_named(settings_of, caplog):
     given = {"max_interval": 3, "backbone": "BPR", "shift_gamma": 3, "shift_split": "popularity"}
     Config("EIIL", "checkerboard", config_dict={**settings_of("BPR"), **given})
+    Config("BPR", "checkerboard", config_dict={**settings_of("BPR"), "max_techniques": []})
     assert not [message for message in caplog.messages if "no effect" in message]

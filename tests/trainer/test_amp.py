@@ -28,11 +28,19 @@ EIIL = {
 
 
 def dtypes_of(module):
-    """The dtypes of the outputs of the linear layers of a module, noted in forward passes."""
+    """The dtypes of the outputs of the linear layers of a module, noted in training passes.
+
+    Not in the look at a generator before training, which is without gradients.
+    """
     seen = set()
+
+    def note(layer, args, output):
+        if torch.is_grad_enabled():
+            seen.add(output.dtype)
+
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            layer.register_forward_hook(lambda layer, args, output: seen.add(output.dtype))
+            layer.register_forward_hook(note)
     return seen
 
 
