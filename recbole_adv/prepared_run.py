@@ -95,11 +95,16 @@ def _resume(trainer, resume: str, new_rates: bool) -> None:
         for name, each in trainer._all_optimizers().items()
     }
     trainer.resume_checkpoint(resume)
-    for name, each in trainer._all_optimizers().items() if new_rates else ():
+    if not new_rates:
+        return
+    factor = trainer.rate_factor  # what a rollback has made of the rates counts for new ones too
+    trainer.set_rate_factor(1.0)
+    for name, each in trainer._all_optimizers().items():
         for group, own in zip(each.param_groups, built[name]):
             group.update(own)
             if "initial_lr" in group:  # what a schedule of the rate multiplies
                 group["initial_lr"] = group["lr"]
+    trainer.set_rate_factor(factor)
 
 
 def data_and_model(config, load: Callable | None = None):

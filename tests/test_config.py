@@ -15,6 +15,7 @@ from recbole.utils import argument_list
 
 from recbole_adv import Config, checkpoint, config_check, discovery, registration
 from recbole_adv.config import literal
+from recbole_adv.config_check import check_names_of
 from recbole_adv.errors import ConfigError
 from recbole_adv.game.optimizer import PLAYER_KEYS
 from recbole_adv.game.schedule import Turns
@@ -258,6 +259,18 @@ def test_a_users_own_keys_are_no_mistakes(tmp_path):
             Config(model, "ml-100k", config_dict={key: 3})
     with pytest.raises(ConfigError, match="there is no key 'max_patience'"):
         Config("EIIL", "ml-100k", config_dict={"max_patience": 3})
+
+
+def test_a_mistyped_key_of_a_users_own_player_is_named(tmp_path):
+    """Which players there are the model tells, so the trainer looks."""
+    (tmp_path / "own_game.py").write_text(OWN_GAME)
+    given = {"max_patience": 3, "critic_intervall": 2, "critic_learner_momentum": 0.9}
+    config = Config(f"{tmp_path}/own_game.py:OwnGame", "ml-100k", config_dict=given)
+    with pytest.raises(
+        ConfigError, match="no key 'critic_intervall' .*; did you mean critic_interval?"
+    ):
+        check_names_of("critic", config)
+    check_names_of("generator", config)
 
 
 def test_keys_of_the_backbone_and_of_recbole_are_known():

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_adv import checkpoint, load_data_and_model, run_recbole_adv
+from recbole_adv import Config, checkpoint, load_data_and_model, run_recbole_adv
 from recbole_adv.errors import CheckpointError, ConfigError, DataError
+from recbole_adv.prepared_run import prepared_run
 
 EIIL = {
     "backbone": "NeuMF",  # dropout: the random state matters
@@ -254,3 +255,17 @@ def test_data_path_means_the_same_when_a_run_goes_on(settings_of):
         assert "data_path: moved\n" in Path("one/config.yaml").read_text()
     with pytest.raises(DataError, match="data_path to the directory that holds checkerboard"):
         run_recbole_adv(resume="one", config_dict={"data_path": "moved/checkerboard"})
+
+
+def test_a_factor_of_the_rates_counts_for_those_given_now(tiny, settings_of):
+    """What divergence_guard has made of them; only the weight decay is given anew."""
+    half = tiny("BPR", epochs=1, run_dir="half").fit()
+    half.set_rate_factor(0.5)
+    half._save_checkpoint(0, verbose=False, saved_model_file="half.pth")
+    given = settings_of("BPR", epochs=2, run_dir="rest", weight_decay=0.125)
+    config = Config("BPR", "checkerboard", config_dict=given)
+    with prepared_run(config, "half.pth", new_rates=True) as run:
+        (group,) = run.trainer.optimizer.param_groups
+        assert (group["lr"], group["weight_decay"]) == (0.005, 0.125)
+        run.trainer.set_rate_factor(0.25)
+        assert group["lr"] == 0.0025
